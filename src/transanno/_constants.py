@@ -1,0 +1,29 @@
+"""Keys and special values that more than one file uses."""
+
+from __future__ import annotations
+
+from typing import Final
+
+UNLABELED_CATEGORY: Final = "Unknown"
+"""Default name of the category that marks cells without a label."""
+
+KEY_ADDED: Final = "transanno"
+"""Default column of ``.obs`` that predictions are written to."""
+
+CONFIDENCE_SUFFIX: Final = "_confidence"
+"""``.obs[key_added + CONFIDENCE_SUFFIX]`` holds the probability of the predicted label."""
+
+LATENT_KEY: Final = "X_transanno"
+"""``.obsm`` key of the cell states that :func:`transanno.tl.annotate` writes."""
+
+MISSING_CATEGORY: Final = "missing"
+"""Batch category of cells whose batch column holds NaN."""
+
+QUERY_CATEGORY: Final = "query"
+"""Batch category of a query that has no batch column."""
+
+TARGET_SUM: Final = 1e4
+"""Total that the counts of a cell are scaled to before the logarithm."""
+
+N_BINS: Final = 6
+"""Expression bins 0..5 of the masked-expression objective (TransAnno-Net's ``bin_num = 5`` and zero)."""

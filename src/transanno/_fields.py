@@ -1,0 +1,230 @@
+"""What ``setup_anndata`` registers: genes, labels and batches, checked where the data enter.
+
+scvi-tools only warns about a wrong gene order, makes classes of unused categories and stumbles over
+NaN; these fields raise or repair instead. All of them leave the user's own columns untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
+
+from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY
+from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_CHECK = 4096
+
+
+class GeneLayerField(LayerField):
+    """Raw counts of named genes: layer or X -> ``(n_obs, n_vars)``."""
+
+    def __init__(self, registry_key: str, layer: str | None) -> None:
+        # is_count_data would sample cells with the global numpy generator and only warn.
+        super().__init__(registry_key, layer, is_count_data=False)
+        self._layer = layer
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise unless the layer exists, holds raw counts and its genes have unique names."""
+        check_not_empty(adata, name="adata")
+        check_layer(adata, self._layer, name="adata")
+        if self._layer is None and adata.X is None:
+            raise ValueError("adata.X is None. Put raw counts there, or name the layer that holds them with `layer=`.")
+        super().validate_field(adata)
+        check_unique_genes(adata.var_names, name="adata")
+        name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
+        counts = self.get_field_data(adata)
+        if adata.isbacked:  # a chunk at a time: the file may be larger than the memory
+            has_counts = False
+            for start in range(0, adata.n_obs, _ROWS_PER_CHECK):
+                chunk = counts[start : start + _ROWS_PER_CHECK]
+                if chunk.sum() != 0:  # one chunk may be empty; NaN is not zero
+                    check_counts(chunk, name=name)
+                    has_counts = True
+            if not has_counts:
+                check_counts(counts[:_ROWS_PER_CHECK], name=name)
+        else:
+            check_counts(counts, name=name)
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+        """Register ``adata_target`` if it has the model's genes in the model's order, else raise."""
+        expected = pd.Index(np.asarray(state_registry[self.COLUMN_NAMES_KEY], dtype=object).astype(str))
+        found = pd.Index(adata_target.var_names.astype(str))
+        if not found.equals(expected):
+            shared = int(expected.isin(found).sum())
+            raise ValueError(
+                f"The genes of adata are not those of the model in the model's order: adata has {len(found)} genes, "
+                f"the model {len(expected)}, {shared} names are shared. Pass the data to `load_query_data`, `load` or "
+                "`predict` of the model, which match genes by name and leave the data as they are."
+            )
+        return super().transfer_field(state_registry, adata_target, **kwargs)
+
+
+def _as_strings(column: pd.Series, *, missing: str) -> np.ndarray:
+    """obs column -> array of str; NaN, None and NA -> ``missing``."""
+    is_missing = column.isna().to_numpy()
+    values = column.astype(object).to_numpy(copy=True)
+    values[is_missing] = missing
+    return np.array([str(value) for value in values], dtype=object)
+
+
+def _encode(values: np.ndarray, categories: Iterable[str]) -> np.ndarray:
+    """Strings -> position in ``categories``, -1 where absent."""
+    return pd.Index(categories, dtype=object).get_indexer(pd.Index(values, dtype=object))
+
+
+class LabelsField(LabelsWithUnlabeledObsField):
+    """Cell types; the unlabeled category is always the last code.
+
+    NaN means unlabeled, labels of another type are read as strings, and only labels that a cell
+    carries are classes. A query needs no label column, and labels that the model does not know are an
+    error that lists them.
+    """
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Write label codes and return the mapping, unlabeled category last."""
+        self.validate_field(adata)
+        values = self._read(adata)
+        classes = sorted(set(values) - {self._unlabeled_category})
+        return self._write(adata, values, [*classes, self._unlabeled_category])
+
+    def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
+        """Write label codes in the model's mapping; a missing column means that no cell is labeled."""
+        categories = [str(category) for category in state_registry[self.CATEGORICAL_MAPPING_KEY]]
+        if self._original_attr_key in adata_target.obs:
+            values = self._read(adata_target)
+        else:
+            values = np.full(adata_target.n_obs, self._unlabeled_category, dtype=object)
+        unseen = sorted(set(values) - set(categories))
+        if unseen:
+            raise ValueError(
+                f"{len(unseen)} of the labels in obs[{self._original_attr_key!r}] are unknown to the model: "
+                f"{_first(unseen)}. The model knows {_first(categories[:-1])}. Rename them, or set them to "
+                f"{self._unlabeled_category!r} (or NaN) to have these cells predicted; "
+                '`load_query_data(..., unseen_labels="mask")` does that and leaves your column as it is.'
+            )
+        return self._write(adata_target, values, categories)
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise unless the column exists."""
+        check_obs_column(adata, self._original_attr_key, argument="labels_key", name="adata")
+
+    def _read(self, adata: AnnData) -> np.ndarray:
+        column = adata.obs[self._original_attr_key]
+        n_missing = int(column.isna().sum())
+        if n_missing:
+            warnings.warn(
+                f"{n_missing} cells have no value in obs[{self._original_attr_key!r}]; they are taken as unlabeled "
+                f"({self._unlabeled_category!r}).",
+                UserWarning,
+                stacklevel=2,
+            )
+        return _as_strings(column, missing=self._unlabeled_category)
+
+    def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
+        adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
+        n_labeled = int((values != self._unlabeled_category).sum())
+        logger.info("%d labeled and %d unlabeled cells, %d types", n_labeled, len(values) - n_labeled, len(categories) - 1)
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.array(categories, dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+            self.UNLABELED_CATEGORY: self._unlabeled_category,
+        }
+
+
+class BatchField(CategoricalObsField):
+    """Technical batches; NaN is a batch of its own, and a query may bring new ones."""
+
+    def register_field(self, adata: AnnData) -> dict:
+        """Write batch codes and return the mapping."""
+        if self.is_default:
+            self._setup_default_attr(adata)
+            return self._state([0])
+        self.validate_field(adata)
+        values = self._read(adata)
+        return self._write(adata, values, sorted(set(values)))
+
+    def transfer_field(
+        self, state_registry: dict, adata_target: AnnData, extend_categories: bool = False, **kwargs
+    ) -> dict:
+        """Write batch codes; new batches are appended if ``extend_categories``, else an error."""
+        if self.is_default:
+            self._setup_default_attr(adata_target)
+            return self._state([0])
+        categories = [str(category) for category in state_registry[self.CATEGORICAL_MAPPING_KEY]]
+        values = self._read(adata_target)
+        check_known_batches(values, categories) if not extend_categories else None
+        return self._write(adata_target, values, categories + sorted(set(values) - set(categories)))
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Raise unless the column exists."""
+        check_obs_column(adata, self._original_attr_key, argument="batch_key", name="adata")
+
+    def _read(self, adata: AnnData) -> np.ndarray:
+        return read_batches(adata.obs, self._original_attr_key)
+
+    def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
+        adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
+        return self._state(categories)
+
+    def _state(self, categories: list) -> dict:
+        return {
+            self.CATEGORICAL_MAPPING_KEY: np.array(categories, dtype=object),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+        }
+
+
+def read_batches(obs: pd.DataFrame, batch_key: str) -> np.ndarray:
+    """-> batch of every cell as str; a query without the column is one batch of its own."""
+    if batch_key not in obs:
+        return np.full(len(obs), QUERY_CATEGORY, dtype=object)
+    return _as_strings(obs[batch_key], missing=MISSING_CATEGORY)
+
+
+def check_known_batches(values: np.ndarray, categories: list[str]) -> None:
+    """Raise ValueError if a batch is unknown to the model."""
+    unseen = sorted(set(values) - set(categories))
+    if unseen:
+        raise ValueError(
+            f"{len(unseen)} batches are unknown to the model: {_first(unseen)}. The model knows {_first(categories)}. "
+            "Use `TransAnno.load_query_data(adata, model)`, which adds new batches, and predict with the model that "
+            "it returns."
+        )
+
+
+def encode_batches(obs: pd.DataFrame, state_registry: dict, *, batch_key: str | None) -> np.ndarray:
+    """obs, batch state registry -> batch codes ``(n_obs,)`` for prediction; unknown batches are an error."""
+    if batch_key is None:
+        return np.zeros(len(obs), dtype=np.int64)
+    categories = [str(category) for category in state_registry[CategoricalObsField.CATEGORICAL_MAPPING_KEY]]
+    values = read_batches(obs, batch_key)
+    check_known_batches(values, categories)
+    return _encode(values, categories).astype(np.int64)
+
+
+def _first(names: list[str], n: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:n])
+    return shown if len(names) <= n else f"{shown}, … ({len(names)} in all)"
+
+
+MuDataGeneLayerField = MuDataWrapper(GeneLayerField)
+MuDataLabelsField = MuDataWrapper(LabelsField)
+MuDataBatchField = MuDataWrapper(BatchField)
+
+
+def anndata_fields(
+    layer: str | None, batch_key: str | None, labels_key: str | None = None, unlabeled_category: str | None = None
+) -> list:
+    """Fields of an AnnData; without ``labels_key`` those of pretraining."""
+    fields = [GeneLayerField(REGISTRY_KEYS.X_KEY, layer), BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key)]
+    if labels_key is not None:
+        fields.append(LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category))
+    return fields

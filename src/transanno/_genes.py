@@ -1,0 +1,345 @@
+"""Bringing any query onto the gene vocabulary of a model, by name.
+
+Two steps: `match_genes` decides from names alone which query columns belong to which vocabulary gene, and
+`align_counts` reads the counts into that order. Genes a query lacks are reported as missing, so that a model can
+treat them as unknown; zero would claim that they were measured and not expressed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from transanno._validation import check_layer, check_not_empty, check_unique_genes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+# Fewer shared genes than either of these is refused: such predictions look plausible and mean nothing.
+MIN_SHARED_GENES = 20
+MIN_SHARED_FRACTION = 0.1
+# Fewer than this is accepted with a warning.
+EXPECTED_SHARED_FRACTION = 0.8
+
+_ENSEMBL_PREFIX = r"^(ENS[A-Z]*G)\d{6,}(?:\.\d+)?$"
+
+
+@dataclass(frozen=True, eq=False)
+class GeneMatch:
+    """Which query column holds which gene of a vocabulary. Several columns may hold the same gene.
+
+    Parameters
+    ----------
+    vocabulary
+        Genes of the model, in its order; shape `(n_vocabulary,)`.
+    query_columns
+        Columns of the query that hold a vocabulary gene, ascending; shape `(n_used,)`.
+    vocabulary_columns
+        Position in `vocabulary` of each of `query_columns`; shape `(n_used,)`.
+    n_query
+        Number of columns of the query.
+    duplicated
+        Vocabulary genes held by more than one query column, in query order.
+    """
+
+    vocabulary: pd.Index
+    query_columns: np.ndarray
+    vocabulary_columns: np.ndarray
+    n_query: int
+    duplicated: list[str]
+
+    @property
+    def is_missing(self) -> np.ndarray:
+        """True where the query lacks the gene; shape `(n_vocabulary,)`."""
+        is_missing = np.ones(len(self.vocabulary), dtype=bool)
+        is_missing[self.vocabulary_columns] = False
+        return is_missing
+
+    @property
+    def n_shared(self) -> int:
+        """Number of vocabulary genes the query has."""
+        return int(np.count_nonzero(~self.is_missing))
+
+    @property
+    def n_extra(self) -> int:
+        """Number of query columns that are not in the vocabulary; these are not read."""
+        return self.n_query - len(self.query_columns)
+
+
+def match_genes(
+    var_names: Iterable[str],
+    vocabulary: Iterable[str],
+    *,
+    var: pd.DataFrame | None = None,
+    min_shared: int | None = None,
+    name: str = "query",
+) -> GeneMatch:
+    """Match genes by exact name.
+
+    Parameters
+    ----------
+    var_names
+        Gene names of the query.
+    vocabulary
+        Genes of the model, in its order. Must be unique.
+    var
+        `adata.var` of the query. Only read to point at a column with better names when few genes match.
+    min_shared
+        Number of vocabulary genes the query must have. By default the larger of 20 and a tenth of the vocabulary;
+        never more than the whole vocabulary.
+    name
+        What to call the query in messages.
+
+    Raises
+    ------
+    ValueError
+        If fewer than `min_shared` genes are found, if `min_shared` is below 1 or if `vocabulary` has duplicates.
+
+    Warns
+    -----
+    UserWarning
+        If fewer than 80 % of the vocabulary are found, or if a vocabulary gene occurs repeatedly in the query: its
+        counts will be summed.
+    """
+    var_names, vocabulary = pd.Index(var_names).astype(str), pd.Index(vocabulary).astype(str)
+    check_unique_genes(vocabulary, name="the model's gene vocabulary")
+
+    positions = vocabulary.get_indexer(var_names)  # -1: not in the vocabulary
+    query_columns = np.flatnonzero(positions >= 0)
+    used_names = var_names[query_columns]
+    match = GeneMatch(
+        vocabulary=vocabulary,
+        query_columns=query_columns,
+        vocabulary_columns=positions[query_columns],
+        n_query=len(var_names),
+        duplicated=used_names[used_names.duplicated(keep=False)].unique().tolist(),
+    )
+
+    n_shared, n_vocabulary = match.n_shared, len(vocabulary)
+    found = f"{n_shared} of the {n_vocabulary} genes the model knows were found among the {len(var_names)} of {name}"
+    n_required = _n_required(min_shared, n_vocabulary)
+    if n_shared < n_required:
+        raise ValueError(
+            f"Only {found}; at least {n_required} are needed. Unmatched names look like "
+            f"{_examples(var_names[positions < 0])} in {name} and {_examples(vocabulary[match.is_missing])} in the "
+            f"model. {_likely_cause(var_names, vocabulary, n_shared)}{_better_column(var, vocabulary, n_shared)}"
+        )
+    logger.info("%s", found)
+    if n_shared < EXPECTED_SHARED_FRACTION * n_vocabulary:
+        warnings.warn(
+            f"Only {found} ({n_shared / n_vocabulary:.0%}). The missing genes are treated as unknown (masked), not "
+            f"as zero; expect less certain predictions. Pass all measured genes if this is a selection of them."
+            f"{_better_column(var, vocabulary, n_shared)}",
+            UserWarning,
+            stacklevel=2,
+        )
+    if match.duplicated:
+        warnings.warn(
+            f"{len(match.duplicated)} gene name(s) of the model occur more than once in {name}: "
+            f"{_examples(match.duplicated)}. Their counts are summed. If the columns are different genes, give them "
+            "different names first.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return match
+
+
+def align_counts(
+    adata: AnnData,
+    match: GeneMatch,
+    *,
+    layer: str | None = None,
+    chunk_size: int = 1024,
+    name: str = "query",
+) -> sp.csr_matrix:
+    """Read counts in the order of a vocabulary: `(n_obs, n_vars)` -> `(n_obs, n_vocabulary)`.
+
+    Query columns with the same gene are summed, missing genes are empty columns. Sparse counts are never made
+    dense and backed data are read piece by piece. A view of a backed object is the exception: anndata reads the
+    whole selection.
+
+    Parameters
+    ----------
+    adata
+        Query with dense, CSR or CSC counts, in memory or backed. Never modified.
+    match
+        From :func:`match_genes` on `adata.var_names`.
+    layer
+        Layer with the counts. None means `X`.
+    chunk_size
+        Number of cells to read at once (for CSC: as many columns as hold the same number of values).
+    name
+        What to call `adata` in messages.
+
+    Returns
+    -------
+    Counts as float32, with sorted indices.
+
+    Raises
+    ------
+    KeyError
+        If the layer does not exist.
+    TypeError
+        If the counts are neither dense, CSR nor CSC numbers.
+    ValueError
+        If there are no cells or genes, if `match` was made for another number of genes, or if `layer` is None and
+        there is no `X`.
+    """
+    check_not_empty(adata, name=name)
+    check_layer(adata, layer, name=name)
+    if adata.n_vars != match.n_query:
+        raise ValueError(
+            f"{name} has {adata.n_vars} genes, but its genes were matched when there were {match.n_query}. "
+            "Match the genes again after changing them."
+        )
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None:
+        raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
+
+    # A product with a 0/1 matrix sums duplicates and leaves missing genes empty, touching stored values only.
+    ones = np.ones(len(match.query_columns), dtype=np.float32)
+    selector = sp.csr_matrix(
+        (ones, (match.query_columns, match.vocabulary_columns)), shape=(match.n_query, len(match.vocabulary))
+    )
+    read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
+    aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
+    aligned.sort_indices()
+    return aligned
+
+
+def _read_by_rows(matrix, selector: sp.csr_matrix, columns: np.ndarray, chunk_size: int) -> sp.spmatrix:
+    """Dense or CSR `(n_obs, n_vars)`, in memory or on disk -> `(n_obs, n_vocabulary)`."""
+    chunks = []
+    for start in range(0, matrix.shape[0], chunk_size):
+        chunk = matrix[start : start + chunk_size]
+        if sp.issparse(chunk):
+            chunks.append(_as_float32(chunk) @ selector)
+        else:
+            wanted = _as_float32(np.asarray(chunk)[:, columns])
+            chunks.append(sp.csr_matrix(wanted) @ selector[columns])
+    return sp.vstack(chunks, format="csr")
+
+
+def _read_by_columns(matrix, selector: sp.csr_matrix, columns: np.ndarray, chunk_size: int) -> sp.spmatrix:
+    """CSC `(n_obs, n_vars)`, in memory or on disk -> `(n_obs, n_vocabulary)`."""
+    # A range of rows of a CSC file lies all over it: reading by rows would read the whole file for every chunk.
+    n_obs, n_vars = matrix.shape
+    step = max(1, chunk_size * n_vars // n_obs)
+    chunks = []
+    for start in range(0, n_vars, step):
+        wanted = columns[(columns >= start) & (columns < start + step)] - start
+        chunks.append(_as_float32(matrix[:, start : start + step][:, wanted]))
+    return sp.hstack(chunks, format="csc") @ selector[columns]
+
+
+def _as_float32(counts):
+    """Convert before anything is summed: in uint8 or bool a sum would wrap around."""
+    if counts.dtype.kind not in "biuf":
+        raise TypeError(
+            f"Counts have dtype {counts.dtype}; real numbers in a dense, CSR or CSC matrix are needed. "
+            'Convert them, for example with .astype("float32").'
+        )
+    return counts.astype(np.float32, copy=False)
+
+
+def _n_required(min_shared: int | None, n_vocabulary: int) -> int:
+    """Floor for the number of shared genes."""
+    if min_shared is None:
+        min_shared = max(MIN_SHARED_GENES, math.ceil(MIN_SHARED_FRACTION * n_vocabulary))
+    elif min_shared < 1:
+        raise ValueError(f"min_shared={min_shared}, but at least 1 gene must be shared. Pass a positive number.")
+    return min(min_shared, n_vocabulary)
+
+
+def _likely_cause(var_names: pd.Index, vocabulary: pd.Index, n_shared: int) -> str:
+    """Why so few names agree, and what to do about it."""
+    if n_shared >= len(var_names) / 2:
+        return (
+            "Likely cause: the query holds a selection of genes. Pass all measured genes, for example "
+            "adata.raw.to_adata() if adata.raw holds them."
+        )
+    query_prefix, model_prefix = _ensembl_prefix(var_names), _ensembl_prefix(vocabulary)
+    if (query_prefix is None) != (model_prefix is None):
+        in_query, in_model = ("Ensembl ids", "gene symbols") if query_prefix else ("gene symbols", "Ensembl ids")
+        return f"Likely cause: {in_query} in the query, {in_model} in the model. Set adata.var_names to {in_model}."
+    if query_prefix is not None and query_prefix != model_prefix:
+        return (
+            f"Likely cause: another species, {query_prefix} ids in the query and {model_prefix} ids in the model. "
+            "Use a model of the query's species, or map the genes to their orthologs."
+        )
+    if query_prefix is not None:
+        n_any_version = int(_without_version(vocabulary).isin(_without_version(var_names)).sum())
+        if _is_much_better(n_any_version, n_shared, vocabulary):
+            if _without_version(vocabulary).equals(vocabulary):
+                cure = 'Strip them: adata.var_names = adata.var_names.str.split(".").str[0]'
+            else:
+                cure = "Give the query's genes the versioned ids of the model."
+            return f"Likely cause: Ensembl versions; without them {n_any_version} would match. {cure}"
+    else:
+        n_any_case = int(vocabulary.str.upper().isin(var_names.str.upper()).sum())
+        if _is_much_better(n_any_case, n_shared, vocabulary):
+            return (
+                f"Likely cause: {_letter_case(var_names)} in the query, {_letter_case(vocabulary)} in the model; "
+                f"ignoring case {n_any_case} would match. This is likely another species, or symbols changed to "
+                "upper case. Use a model of the query's species, map the genes to their orthologs, or restore the "
+                "original symbols."
+            )
+    return (
+        "Likely cause: another naming of genes or another species. Compare the names above, and set adata.var_names "
+        "to the naming of the model."
+    )
+
+
+def _better_column(var: pd.DataFrame | None, vocabulary: pd.Index, n_shared: int) -> str:
+    """Point at the column of `var` that holds the model's names, if one does."""
+    best_key, best_n = None, 0
+    for key, column in [] if var is None else var.items():
+        if pd.api.types.is_numeric_dtype(column):
+            continue
+        n_matches = int(vocabulary.isin(column.astype(str)).sum())
+        if n_matches > best_n:
+            best_key, best_n = key, n_matches
+    if not _is_much_better(best_n, n_shared, vocabulary):
+        return ""
+    return (
+        f" The column {best_key!r} of adata.var would match {best_n}: "
+        f"adata.var_names = adata.var[{best_key!r}].astype(str)"
+    )
+
+
+def _is_much_better(n: int, n_shared: int, vocabulary: pd.Index) -> bool:
+    """A cure is only worth naming if it at least doubles the matches and reaches a fair share of the model."""
+    return n > max(2 * n_shared, MIN_SHARED_FRACTION * len(vocabulary))
+
+
+def _ensembl_prefix(names: pd.Index) -> str | None:
+    """Prefix such as ENSG or ENSMUSG if most names are Ensembl gene ids."""
+    prefixes = names.str.extract(_ENSEMBL_PREFIX, expand=False).dropna()
+    return prefixes.value_counts().index[0] if len(prefixes) > len(names) / 2 else None
+
+
+def _without_version(names: pd.Index) -> pd.Index:
+    """ENSG00000167286.3 -> ENSG00000167286."""
+    return names.str.replace(r"\.\d+$", "", regex=True)
+
+
+def _letter_case(names: pd.Index) -> str:
+    """Human symbols are upper case (CD3D), mouse symbols capitalized (Cd3d)."""
+    is_capitalized = names.str.contains("[a-z]").astype(bool).mean() > 0.5
+    return "capitalized names (as in mouse)" if is_capitalized else "upper-case names (as in human)"
+
+
+def _examples(names: Iterable[str]) -> str:
+    """First three of `names`."""
+    return ", ".join(list(names)[:3]) or "(none)"

@@ -1,0 +1,215 @@
+"""The network as an scvi-tools module: minibatch -> cell state, logits, expression -> LossOutput."""
+
+from __future__ import annotations
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transanno._constants import N_BINS
+from transanno.nn import (
+    ENCODERS,
+    CellTypeHead,
+    ExpressionHead,
+    bin_expression,
+    sample_gene_mask,
+    thin_counts,
+)
+
+# Genes whose expression is predicted in one step. Predicting all 2,000 costs more than the encoder.
+_N_RECONSTRUCTED = 256
+
+
+class TransAnnoModule(BaseModuleClass):
+    """Encoder, expression head and (with labels) cell-type head.
+
+    Parameters
+    ----------
+    n_input
+        Number of genes.
+    n_batch
+        Number of technical batches.
+    n_labels
+        Number of label categories **including** the unlabeled one, which is the last and has no logit;
+        0 builds no cell-type head (pretraining).
+    encoder
+        Name of an encoder in :data:`transanno.nn.ENCODERS`.
+    n_hidden, n_latent, n_slots, n_layers, n_heads
+        Width of a token, width of the cell state, number of slots, Transformer layers and heads.
+    dropout_rate
+        Dropout before the cell-type head.
+    """
+
+    def __init__(
+        self,
+        n_input: int,
+        n_batch: int = 1,
+        n_labels: int = 0,
+        *,
+        encoder: str = "slots",
+        n_hidden: int = 64,
+        n_latent: int = 64,
+        n_slots: int = 16,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        dropout_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if encoder not in ENCODERS:
+            raise ValueError(f"encoder={encoder!r} is not known. Allowed: {', '.join(map(repr, ENCODERS))}.")
+        if n_hidden % n_heads:
+            raise ValueError(f"n_hidden={n_hidden} is not a multiple of n_heads={n_heads}. Choose one that is.")
+        self.n_input = n_input
+        self.n_classes = max(n_labels - 1, 0)
+        self.encoder = ENCODERS[encoder](
+            n_vars=n_input, n_hidden=n_hidden, n_latent=n_latent, n_slots=n_slots, n_layers=n_layers, n_heads=n_heads
+        )
+        self.batch_embedding = nn.Embedding(n_batch, n_hidden)
+        nn.init.normal_(self.batch_embedding.weight, std=0.02)
+        # Stands in for the batch of a cell whose batch is unknown: half of the training cells, and
+        # every batch that a query brings until `train()` has adapted to it.
+        self.unknown_batch = nn.Parameter(torch.zeros(n_hidden))
+        self.expression_head = ExpressionHead(n_latent=n_latent, n_hidden=n_hidden, n_vars=n_input, n_bins=N_BINS)
+        self.classifier = (
+            CellTypeHead(n_latent=n_latent, n_labels=self.n_classes, dropout_rate=dropout_rate)
+            if self.n_classes
+            else None
+        )
+        # Genes that the data set at hand did not measure; a query model's differ from its reference's.
+        self.register_buffer("is_missing", torch.zeros(n_input, dtype=torch.bool))
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
+        return {"x": tensors[REGISTRY_KEYS.X_KEY], "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY]}
+
+    @auto_move_data
+    def inference(
+        self,
+        x: Tensor,
+        batch_index: Tensor,
+        is_missing: Tensor | None = None,
+        *,
+        min_count_fraction: float = 1.0,
+        max_masked_fraction: float = 0.0,
+        batch_dropout: float = 0.0,
+    ) -> dict[str, Tensor]:
+        """counts ``(n_obs, n_vars)``, batch codes ``(n_obs, 1)`` -> cell state, logits, gene mask.
+
+        Deterministic by default; training passes how much to thin counts, hide genes and forget
+        batches. ``is_missing (n_vars,)`` replaces the module's own set of unmeasured genes.
+        """
+        missing = (self.is_missing if is_missing is None else is_missing)[None, :]
+        is_hidden = torch.zeros_like(missing)
+        if max_masked_fraction > 0.0:
+            is_hidden = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
+        counts = thin_counts(x, min_fraction=min_count_fraction)
+        batch = self.batch_embedding(batch_index.flatten().long())
+        if batch_dropout > 0.0:
+            is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
+            batch = torch.where(is_forgotten, self.unknown_batch, batch)
+        tokens, z = self.encoder(counts, is_hidden | missing, batch)
+        outputs = {"z": z, "tokens": tokens, "is_hidden": is_hidden & ~missing}
+        if self.classifier is not None:
+            outputs["logits"] = self.classifier(z)
+        return outputs
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs
+    ) -> dict[str, Tensor]:
+        return {
+            "z": inference_outputs["z"],
+            "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
+            "is_hidden": inference_outputs["is_hidden"],
+        }
+
+    @auto_move_data
+    def generative(self, z: Tensor, batch_index: Tensor, is_hidden: Tensor) -> dict[str, Tensor]:
+        """cell state ``(n_obs, n_latent)`` -> bin logits ``(n_obs, n_genes, n_bins)`` of some hidden genes."""
+        if len(is_hidden) != len(z):  # nothing hidden, nothing to predict
+            return {}
+        genes = torch.randperm(self.n_input, device=z.device)[:_N_RECONSTRUCTED]
+        batch = self.batch_embedding(batch_index.flatten().long())
+        return {"bin_logits": self.expression_head(z, batch, genes), "genes": genes}
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        generative_outputs: dict[str, Tensor],
+        *,
+        reconstruction_weight: float = 1.0,
+        label_smoothing: float = 0.0,
+    ) -> LossOutput:
+        """Cross-entropy of labels (labeled cells) + weighted cross-entropy of hidden genes' bins, in nats."""
+        z = inference_outputs["z"]
+        n_obs = len(z)
+        extra_metrics = {}
+        reconstruction = z.new_zeros(n_obs)
+        if generative_outputs:
+            reconstruction, accuracy = self._reconstruction_loss(tensors, inference_outputs, generative_outputs)
+            extra_metrics["masked_accuracy"] = accuracy
+        loss = reconstruction_weight * reconstruction.mean()
+        classification, labels, logits = self._classification_loss(tensors, inference_outputs, label_smoothing)
+        if classification is not None:
+            loss = loss + classification
+        return LossOutput(
+            loss=loss,
+            reconstruction_loss=reconstruction,
+            classification_loss=classification,
+            true_labels=labels,
+            logits=logits,
+            extra_metrics=extra_metrics,
+            n_obs_minibatch=n_obs,
+        )
+
+    def _reconstruction_loss(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """-> mean cross-entropy of the hidden genes' bins per cell ``(n_obs,)``, share of bins guessed right."""
+        genes, bin_logits = generative_outputs["genes"], generative_outputs["bin_logits"]
+        is_hidden = inference_outputs["is_hidden"][:, genes]
+        # The target is the whole cell, the input its thinned copy: the network learns to denoise.
+        bins = bin_expression(tensors[REGISTRY_KEYS.X_KEY], self.is_missing[None, :])[:, genes]
+        cross_entropy = F.cross_entropy(bin_logits.transpose(1, 2), bins, reduction="none")  # (n_obs, n_genes)
+        n_hidden = is_hidden.sum(dim=1)
+        per_cell = (cross_entropy * is_hidden).sum(dim=1) / n_hidden.clamp_min(1)
+        is_right = (bin_logits.argmax(dim=-1) == bins) & is_hidden
+        return per_cell, is_right.sum() / n_hidden.sum().clamp_min(1)
+
+    def _classification_loss(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], label_smoothing: float
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """-> loss, labels ``(n_labeled,)`` and logits ``(n_labeled, n_classes)`` of the labeled cells, if any."""
+        if self.classifier is None:
+            return None, None, None
+        labels = tensors[REGISTRY_KEYS.LABELS_KEY].flatten().long()
+        is_labeled = labels < self.n_classes
+        if not is_labeled.any():
+            return None, None, None
+        labels, logits = labels[is_labeled], inference_outputs["logits"][is_labeled]
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing), labels, logits
+
+    def sample(self, *args, **kwargs):
+        """The module predicts; it does not generate cells."""
+        raise NotImplementedError("TransAnno is a discriminative model and draws no samples.")
+
+    def freeze_for_query(self, n_reference_batches: int) -> None:
+        """Let only the embeddings of batches beyond the reference's learn.
+
+        Weights of the reference stay bit-identical: everything else loses ``requires_grad``, and the
+        gradient of the reference's batch rows is zero (the optimizer does not decay embeddings).
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        weight = self.batch_embedding.weight
+        if self.batch_embedding.num_embeddings == n_reference_batches:
+            return
+        weight.requires_grad_(True)
+        is_new = (torch.arange(len(weight)) >= n_reference_batches)[:, None]
+        weight.register_hook(lambda gradient: gradient * is_new.to(gradient.device))
+
+    @torch.no_grad()
+    def start_new_batches(self, n_reference_batches: int) -> None:
+        """Start the rows of a query's batches at the embedding that stands for an unknown batch."""
+        self.batch_embedding.weight[n_reference_batches:] = self.unknown_batch

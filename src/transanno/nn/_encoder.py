@@ -1,0 +1,76 @@
+"""Encoders: expressed genes in, tokens and a cell state out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transanno.nn._expression import normalize_counts
+from transanno.nn._slot_attention import SlotAttention
+from transanno.nn._transformer import TransformerBlock
+
+
+class EncoderOutput(NamedTuple):
+    """What every encoder returns."""
+
+    tokens: Tensor
+    """``(n_obs, n_tokens, n_hidden)``"""
+    cell_state: Tensor
+    """``(n_obs, n_latent)``"""
+
+
+class SlotEncoder(nn.Module):
+    """counts ``(n_obs, n_vars)`` & batch -> slot tokens and cell state.
+
+    :class:`SlotAttention` reads the genes, a few :class:`TransformerBlock` let the slots and the batch
+    token talk to each other, and a linear map over all slots gives the cell state.
+
+    This is the interface that a second encoder has to offer: the same arguments, an
+    :class:`EncoderOutput`, and a parameter ``gene_embedding`` with one row per gene, by which weights are
+    carried to another gene vocabulary.
+    """
+
+    def __init__(
+        self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int
+    ) -> None:
+        super().__init__()
+        self.attention = SlotAttention(n_vars=n_vars, n_hidden=n_hidden, n_slots=n_slots)
+        self.blocks = nn.ModuleList([TransformerBlock(n_hidden=n_hidden, n_heads=n_heads) for _ in range(n_layers)])
+        self.norm = nn.LayerNorm(n_hidden)
+        self.to_cell_state = nn.Linear(n_slots * n_hidden, n_latent)
+
+    @property
+    def gene_embedding(self) -> nn.Parameter:
+        """``(n_vars, n_hidden)``, one row per gene."""
+        return self.attention.gene_embedding
+
+    def forward(self, counts: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+        """Counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output."""
+        slots = self.attention(normalize_counts(counts, is_masked), is_masked)
+        tokens = torch.cat([slots, batch_embedding[:, None, :]], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        slots = self.norm(tokens[:, :-1])
+        return EncoderOutput(tokens=slots, cell_state=self.to_cell_state(slots.flatten(1)))
+
+    @torch.no_grad()
+    def initialize_genes(self, counts: Tensor) -> None:
+        """Start the gene embeddings at the principal axes of log-expression, ``counts (n_obs, n_vars)``.
+
+        Genes that vary together start close to each other, and genes that hardly vary start near
+        zero: on shifted data this was worth more than any later tuning (docs/decisions/0002).
+        """
+        nothing_masked = torch.zeros(1, counts.shape[1], dtype=torch.bool, device=counts.device)
+        expression = normalize_counts(counts, nothing_masked)
+        expression = expression - expression.mean(dim=0)
+        n_axes = min(self.gene_embedding.shape[1], *expression.shape)
+        _, scale, axes = torch.svd_lowrank(expression, q=n_axes, niter=4)
+        embedding = F.pad(axes * scale, (0, self.gene_embedding.shape[1] - n_axes))
+        self.gene_embedding.copy_(embedding * (self.gene_embedding.std() / embedding.std().clamp_min(1e-12)))
+
+
+ENCODERS: dict[str, type[nn.Module]] = {"slots": SlotEncoder}
+"""Encoders by the name that the models' ``encoder`` argument takes."""

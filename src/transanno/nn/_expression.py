@@ -1,0 +1,58 @@
+"""Counts to network input: thinning, masking, normalization, binning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transanno._constants import N_BINS, TARGET_SUM
+
+
+def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
+    """counts ``(n_obs, n_vars)`` -> the same cells sequenced less deeply, ``(n_obs, n_vars)``.
+
+    Every molecule of a cell is kept with one probability, drawn per cell from
+    U(``min_fraction``, 1): binomial thinning models the difference in sequencing depth that
+    separates platforms. ``min_fraction=1`` returns ``counts`` itself.
+    """
+    if min_fraction >= 1.0:
+        return counts
+    kept = min_fraction + (1.0 - min_fraction) * torch.rand(len(counts), device=counts.device)
+    # Only stored molecules can be lost; drawing at the ~90 % zeros would cost ten times as much.
+    rows, columns = counts.nonzero(as_tuple=True)
+    # Ambient-corrected counts are fractional; a molecule is either there or not.
+    molecules = counts[rows, columns].round()
+    thinned = torch.zeros_like(counts)
+    thinned[rows, columns] = torch.binomial(molecules, kept[rows])
+    return thinned
+
+
+def sample_gene_mask(n_obs: int, n_vars: int, *, max_fraction: float, device: torch.device) -> Tensor:
+    """-> ``(n_obs, n_vars)`` bool, True where a gene is hidden.
+
+    Every cell draws its own fraction of hidden genes from U(0, ``max_fraction``), so the network
+    meets nearly complete cells and cells measured with a much smaller panel.
+    """
+    fraction = max_fraction * torch.rand(n_obs, 1, device=device)
+    return torch.rand(n_obs, n_vars, device=device) < fraction
+
+
+def normalize_counts(counts: Tensor, is_masked: Tensor) -> Tensor:
+    """counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> log1p of counts per 10,000.
+
+    Masked genes are zero in the result and do not enter a cell's total: the total of a cell with
+    unmeasured genes is that of its measured ones. Cells without any count stay all zero.
+    """
+    visible = counts.masked_fill(is_masked, 0.0)
+    total = visible.sum(dim=1, keepdim=True)
+    return torch.log1p(visible * (TARGET_SUM / total.clamp_min(1.0)))
+
+
+def bin_expression(counts: Tensor, is_masked: Tensor, *, n_bins: int = N_BINS) -> Tensor:
+    """counts ``(n_obs, n_vars)`` -> integer bins ``(n_obs, n_vars)`` in ``[0, n_bins)``.
+
+    The bin is ``floor(log2(1 + counts per 10,000))``, clipped to the top bin, as in TransAnno-Net
+    and scBERT :cite:p:`yang2022scbert`. ``is_masked`` marks genes that were not measured.
+    """
+    log2 = normalize_counts(counts, is_masked) / torch.log(torch.tensor(2.0, device=counts.device))
+    return log2.floor().long().clamp_(0, n_bins - 1)

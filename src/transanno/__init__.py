@@ -1,0 +1,27 @@
+"""Cell-type annotation with a Transformer, as scvi-tools models."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transanno import pl, tl
+    from transanno.models import TransAnno, TransAnnoPretrain
+
+__version__ = version("transanno")
+__all__ = ["TransAnno", "TransAnnoPretrain", "pl", "tl"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load models and subpackages on first use: `import transanno` itself is instant."""
+    if name in {"TransAnno", "TransAnnoPretrain"}:
+        return getattr(import_module("transanno.models"), name)
+    if name in {"pl", "tl", "models", "nn"}:
+        return import_module(f"transanno.{name}")
+    raise AttributeError(f"module 'transanno' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -121,6 +121,7 @@ class AnnotationDataSplitter(DataSplitter):
             super().__init__(adata_manager, **kwargs)
         codes = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
         self.codes = np.where(codes == n_labels - 1, -1, codes)
+        self.n_classes = n_labels - 1
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label
         self.distributed_sampler = distributed_sampler
@@ -143,6 +144,14 @@ class AnnotationDataSplitter(DataSplitter):
         self.test_idx = rng.permutation(np.concatenate(held_out["test"]))
         self.train_idx = rng.permutation(np.setdiff1d(np.arange(n_obs), np.r_[self.val_idx, self.test_idx]))
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
+
+    def class_probabilities(self) -> np.ndarray:
+        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1."""
+        n_per_class = np.bincount(self.codes[self.codes >= 0], minlength=self.n_classes).astype(float)
+        if self.n_samples_per_label is not None:
+            n_per_class = n_per_class.clip(max=self.n_samples_per_label)
+        drawn = np.where(n_per_class > 0, n_per_class, 0.5) ** (1.0 - self.class_balance)
+        return drawn / drawn.sum()
 
     def train_dataloader(self) -> DataLoader:
         """Minibatches drawn by :class:`ClassBalancedSampler`."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,7 +133,9 @@ class LabelsField(LabelsWithUnlabeledObsField):
     def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
         adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
         n_labeled = int((values != self._unlabeled_category).sum())
-        logger.info("%d labeled and %d unlabeled cells, %d types", n_labeled, len(values) - n_labeled, len(categories) - 1)
+        logger.info(
+            "%d labeled and %d unlabeled cells, %d types", n_labeled, len(values) - n_labeled, len(categories) - 1
+        )
         return {
             self.CATEGORICAL_MAPPING_KEY: np.array(categories, dtype=object),
             self.ORIGINAL_ATTR_KEY: self._original_attr_key,
@@ -161,7 +164,8 @@ class BatchField(CategoricalObsField):
             return self._state([0])
         categories = [str(category) for category in state_registry[self.CATEGORICAL_MAPPING_KEY]]
         values = self._read(adata_target)
-        check_known_batches(values, categories) if not extend_categories else None
+        if not extend_categories:
+            check_known_batches(values, categories)
         return self._write(adata_target, values, categories + sorted(set(values) - set(categories)))
 
     def validate_field(self, adata: AnnData) -> None:
@@ -228,3 +232,31 @@ def anndata_fields(
     if labels_key is not None:
         fields.append(LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category))
     return fields
+
+
+def mudata_fields(
+    modalities: Mapping[str, str | None],
+    rna_layer: str | None,
+    batch_key: str | None,
+    labels_key: str | None = None,
+    unlabeled_category: str | None = None,
+) -> list:
+    """Fields of a MuData; ``modalities`` maps setup arguments to modalities, None for the MuData itself."""
+    fields = [
+        MuDataGeneLayerField(REGISTRY_KEYS.X_KEY, rna_layer, mod_key=modalities["rna_layer"], mod_required=True),
+        MuDataBatchField(REGISTRY_KEYS.BATCH_KEY, batch_key, mod_key=modalities["batch_key"]),
+    ]
+    if labels_key is not None:
+        fields.append(
+            MuDataLabelsField(
+                REGISTRY_KEYS.LABELS_KEY, labels_key, unlabeled_category, mod_key=modalities["labels_key"]
+            )
+        )
+    return fields
+
+
+def default_modalities(modalities: dict[str, str] | None, setup_method_args: dict[str, Any]) -> dict[str, str]:
+    """Modalities with RNA in "rna" unless said otherwise; recorded in the setup arguments, too."""
+    modalities = {"rna_layer": "rna", **(modalities or {})}
+    setup_method_args["setup_args"]["modalities"] = modalities
+    return modalities

@@ -14,6 +14,7 @@ from transanno.nn import (
     CellTypeHead,
     ExpressionHead,
     bin_expression,
+    normalize_counts,
     sample_gene_mask,
     thin_counts,
 )
@@ -51,7 +52,7 @@ class TransAnnoModule(BaseModuleClass):
         encoder: str = "slots",
         n_hidden: int = 64,
         n_latent: int = 64,
-        n_slots: int = 16,
+        n_slots: int = 8,
         n_layers: int = 2,
         n_heads: int = 4,
         dropout_rate: float = 0.1,
@@ -62,6 +63,7 @@ class TransAnnoModule(BaseModuleClass):
         if n_hidden % n_heads:
             raise ValueError(f"n_hidden={n_hidden} is not a multiple of n_heads={n_heads}. Choose one that is.")
         self.n_input = n_input
+        self.n_latent = n_latent
         self.n_classes = max(n_labels - 1, 0)
         self.encoder = ENCODERS[encoder](
             n_vars=n_input, n_hidden=n_hidden, n_latent=n_latent, n_slots=n_slots, n_layers=n_layers, n_heads=n_heads
@@ -73,7 +75,7 @@ class TransAnnoModule(BaseModuleClass):
         self.unknown_batch = nn.Parameter(torch.zeros(n_hidden))
         self.expression_head = ExpressionHead(n_latent=n_latent, n_hidden=n_hidden, n_vars=n_input, n_bins=N_BINS)
         self.classifier = (
-            CellTypeHead(n_latent=n_latent, n_labels=self.n_classes, dropout_rate=dropout_rate)
+            CellTypeHead(n_vars=n_input, n_latent=n_latent, n_labels=self.n_classes, dropout_rate=dropout_rate)
             if self.n_classes
             else None
         )
@@ -103,15 +105,16 @@ class TransAnnoModule(BaseModuleClass):
         is_hidden = torch.zeros_like(missing)
         if max_masked_fraction > 0.0:
             is_hidden = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
-        counts = thin_counts(x, min_fraction=min_count_fraction)
+        is_masked = is_hidden | missing
+        expression = normalize_counts(thin_counts(x, min_fraction=min_count_fraction), is_masked)
         batch = self.batch_embedding(batch_index.flatten().long())
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
             batch = torch.where(is_forgotten, self.unknown_batch, batch)
-        tokens, z = self.encoder(counts, is_hidden | missing, batch)
+        tokens, z = self.encoder(expression, is_masked, batch)
         outputs = {"z": z, "tokens": tokens, "is_hidden": is_hidden & ~missing}
         if self.classifier is not None:
-            outputs["logits"] = self.classifier(z)
+            outputs["logits"] = self.classifier(z, expression, is_masked)
         return outputs
 
     def _get_generative_input(
@@ -193,6 +196,15 @@ class TransAnnoModule(BaseModuleClass):
     def sample(self, *args, **kwargs):
         """The module predicts; it does not generate cells."""
         raise NotImplementedError("TransAnno is a discriminative model and draws no samples.")
+
+    @torch.no_grad()
+    def initialize_from_data(self, counts: Tensor, *, genes: bool) -> None:
+        """Start mean expression, and with ``genes`` the gene embeddings, from ``counts (n_obs, n_vars)``."""
+        expression = normalize_counts(counts.to(self.device), self.is_missing[None, :])
+        if genes:
+            self.encoder.initialize_genes(expression)
+        if self.classifier is not None:
+            self.classifier.mean_expression.copy_(expression.mean(dim=0))
 
     def freeze_for_query(self, n_reference_batches: int) -> None:
         """Let only the embeddings of batches beyond the reference's learn.

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno.nn._expression import normalize_counts
 from transanno.nn._slot_attention import SlotAttention
 from transanno.nn._transformer import TransformerBlock
 
@@ -23,7 +22,7 @@ class EncoderOutput(NamedTuple):
 
 
 class SlotEncoder(nn.Module):
-    """counts ``(n_obs, n_vars)`` & batch -> slot tokens and cell state.
+    """expression ``(n_obs, n_vars)`` & batch -> slot tokens and cell state.
 
     :class:`SlotAttention` reads the genes, a few :class:`TransformerBlock` let the slots and the batch
     token talk to each other, and a linear map over all slots gives the cell state.
@@ -33,9 +32,7 @@ class SlotEncoder(nn.Module):
     carried to another gene vocabulary.
     """
 
-    def __init__(
-        self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int
-    ) -> None:
+    def __init__(self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int) -> None:
         super().__init__()
         self.attention = SlotAttention(n_vars=n_vars, n_hidden=n_hidden, n_slots=n_slots)
         self.blocks = nn.ModuleList([TransformerBlock(n_hidden=n_hidden, n_heads=n_heads) for _ in range(n_layers)])
@@ -47,9 +44,12 @@ class SlotEncoder(nn.Module):
         """``(n_vars, n_hidden)``, one row per gene."""
         return self.attention.gene_embedding
 
-    def forward(self, counts: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
-        """Counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output."""
-        slots = self.attention(normalize_counts(counts, is_masked), is_masked)
+    def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.
+
+        Expression is log1p of counts per 10,000, zero where masked.
+        """
+        slots = self.attention(expression, is_masked)
         tokens = torch.cat([slots, batch_embedding[:, None, :]], dim=1)
         for block in self.blocks:
             tokens = block(tokens)
@@ -57,14 +57,12 @@ class SlotEncoder(nn.Module):
         return EncoderOutput(tokens=slots, cell_state=self.to_cell_state(slots.flatten(1)))
 
     @torch.no_grad()
-    def initialize_genes(self, counts: Tensor) -> None:
-        """Start the gene embeddings at the principal axes of log-expression, ``counts (n_obs, n_vars)``.
+    def initialize_genes(self, expression: Tensor) -> None:
+        """Start the gene embeddings at the principal axes of ``expression (n_obs, n_vars)``.
 
         Genes that vary together start close to each other, and genes that hardly vary start near
-        zero: on shifted data this was worth more than any later tuning (docs/decisions/0002).
+        zero (docs/decisions/0002).
         """
-        nothing_masked = torch.zeros(1, counts.shape[1], dtype=torch.bool, device=counts.device)
-        expression = normalize_counts(counts, nothing_masked)
         expression = expression - expression.mean(dim=0)
         n_axes = min(self.gene_embedding.shape[1], *expression.shape)
         _, scale, axes = torch.svd_lowrank(expression, q=n_axes, niter=4)

@@ -8,22 +8,31 @@ from torch.nn import functional as F
 
 
 class CellTypeHead(nn.Module):
-    """cell state ``(n_obs, n_latent)`` -> logits ``(n_obs, n_labels)``."""
+    """cell state ``(n_obs, n_latent)`` & expression ``(n_obs, n_vars)`` -> logits ``(n_obs, n_labels)``.
 
-    def __init__(self, *, n_latent: int, n_labels: int, dropout_rate: float) -> None:
+    Beside the cell state there is a wide path :cite:p:`cheng2016wide`, linear in the deviation of every gene
+    from its mean over the reference. It starts at zero, and gives the network the evidence that makes
+    logistic regression hard to beat. A masked gene deviates by zero: it counts as average, not as silent.
+    """
+
+    def __init__(self, *, n_vars: int, n_latent: int, n_labels: int, dropout_rate: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
         self.to_logits = nn.Linear(n_latent, n_labels)
+        self.wide = nn.Linear(n_vars, n_labels, bias=False)
+        nn.init.zeros_(self.wide.weight)
+        self.register_buffer("mean_expression", torch.zeros(n_vars))
 
-    def forward(self, cell_state: Tensor) -> Tensor:
-        """cell state ``(n_obs, n_latent)`` -> logits ``(n_obs, n_labels)``."""
-        return self.to_logits(self.dropout(F.gelu(cell_state)))
+    def forward(self, cell_state: Tensor, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """State ``(n_obs, n_latent)``, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
+        deviation = (expression - self.mean_expression).masked_fill(is_masked, 0.0)
+        return self.to_logits(self.dropout(F.gelu(cell_state))) + self.wide(deviation)
 
 
 class ExpressionHead(nn.Module):
-    """cell state ``(n_obs, n_latent)``, batch ``(n_obs,)`` -> bin logits ``(n_obs, n_genes, n_bins)``.
+    r"""cell state ``(n_obs, n_latent)``, batch ``(n_obs,)`` -> bin logits ``(n_obs, n_genes, n_bins)``.
 
-    The logit of bin b for gene g is :math:`h_b(z, batch) \\cdot d_g + c_{gb}`: one small projection
+    The logit of bin b for gene g is :math:`h_b(z, batch) \cdot d_g + c_{gb}`: one small projection
     per bin and one embedding per gene, so that any subset of genes can be predicted without
     computing the rest. The batch enters here so that the cell state need not encode it.
     """

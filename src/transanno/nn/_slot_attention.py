@@ -13,7 +13,7 @@ _TINY = 1e-12
 
 
 class SlotAttention(nn.Module):
-    """expression ``(n_obs, n_vars)`` -> slot tokens ``(n_obs, n_slots, n_hidden)``.
+    r"""expression ``(n_obs, n_vars)`` -> slot tokens ``(n_obs, n_slots, n_hidden)``.
 
     Cross-attention in the manner of the Perceiver :cite:p:`jaegle2021perceiver`: learned slot
     queries :math:`q_s` attend to gene tokens. A gene's key and value come from its embedding, and its
@@ -21,12 +21,12 @@ class SlotAttention(nn.Module):
 
     .. math::
 
-        t_{ns} = \\frac{\\sum_g x_{ng}\\, w_{sg}\\, v_g}{\\sum_g (x_{ng} + \\varepsilon_s m_{ng})\\, w_{sg}},
-        \\qquad w_{sg} = \\exp(q_s \\cdot k_g / \\sqrt{d})
+        t_{ns} = \frac{\sum_g x_{ng}\, w_{sg}\, v_g}{\sum_g (x_{ng} + \varepsilon_s m_{ng})\, w_{sg}},
+        \qquad w_{sg} = \exp(q_s \cdot k_g / \sqrt{d})
 
-    That is softmax attention with logits :math:`q_s \\cdot k_g / \\sqrt d + \\log(x_{ng} + \\varepsilon_s)`
+    That is softmax attention with logits :math:`q_s \cdot k_g / \sqrt d + \log(x_{ng} + \varepsilon_s)`
     over the measured genes (:math:`m_{ng} = 1`). The value of an expressed gene is :math:`v_g` scaled by
-    :math:`x / (x + \\varepsilon_s)`, so that of a silent but measured gene is zero; a masked gene is absent.
+    :math:`x / (x + \varepsilon_s)`, so that of a silent but measured gene is zero; a masked gene is absent.
     Because the weight factorises into a (gene, slot) and a (cell, gene) part, numerator and
     denominator are matrix products with parameters, and no ``(n_obs, n_slots, n_vars)`` array exists.
     """

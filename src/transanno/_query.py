@@ -1,0 +1,121 @@
+"""A user's data as a model needs them: genes in the model's order, counts checked, nothing of theirs changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import mudata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+
+from transanno._genes import align_counts, match_genes
+from transanno._validation import check_counts, check_layer, check_not_empty
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model was set up with, read from its registry."""
+
+    vocabulary: pd.Index
+    layer: str | None
+    batch_key: str | None
+    labels_key: str | None
+    modality: str | None
+    obs_modalities: dict[str, str | None]
+
+    @classmethod
+    def from_registry(cls, registry: dict[str, Any]) -> DataSpec:
+        """Registry of an scvi-tools model -> spec."""
+        setup_args = registry["setup_args"]
+        modalities = setup_args.get("modalities") or {}
+        genes = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"]
+        return cls(
+            vocabulary=pd.Index(np.asarray(genes).astype(str), dtype=object),
+            layer=setup_args.get("rna_layer", setup_args.get("layer")),
+            batch_key=setup_args.get("batch_key"),
+            labels_key=setup_args.get("labels_key"),
+            modality=modalities.get("rna_layer"),
+            obs_modalities={"batch_key": modalities.get("batch_key"), "labels_key": modalities.get("labels_key")},
+        )
+
+
+@dataclass(frozen=True)
+class AlignedData:
+    """Counts in the model's gene order, with the columns of ``obs`` that the model reads."""
+
+    counts: sp.csr_matrix
+    """``(n_obs, n_vars)``, float32"""
+    is_missing: np.ndarray
+    """``(n_vars,)`` bool, True for genes that the data lack"""
+    obs: pd.DataFrame
+    spec: DataSpec
+
+    def to_registrable(self) -> AnnData | MuData:
+        """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts."""
+        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=pd.DataFrame(index=self.spec.vocabulary.astype(str)))
+        if self.spec.layer is not None:
+            adata.layers[self.spec.layer] = adata.X
+        if self.spec.modality is None:
+            return adata
+        with mudata.set_options(pull_on_update=False):
+            mdata = MuData({self.spec.modality: adata})
+            mdata.obs = self.obs.copy()
+        return mdata
+
+
+def rna_modality(data: AnnData | MuData, spec: DataSpec, *, name: str) -> AnnData:
+    """-> the AnnData that holds the counts."""
+    if not isinstance(data, MuData):
+        if not isinstance(data, AnnData):
+            raise TypeError(
+                f"{name} is a {type(data).__name__}. Allowed: AnnData, or MuData for a model set up with it."
+            )
+        return data
+    if spec.modality is None:
+        raise TypeError(
+            f"{name} is a MuData, but the model was set up with an AnnData. Pass the modality that holds the counts, "
+            f'for example mdata["{next(iter(data.mod), "rna")}"].'
+        )
+    if spec.modality not in data.mod:
+        raise KeyError(f"{name} has no modality {spec.modality!r}, found: {', '.join(map(repr, data.mod))}.")
+    return data.mod[spec.modality]
+
+
+def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, name: str = "query") -> AlignedData:
+    """Match genes by name, check the counts, and take the obs columns that the model reads.
+
+    ``layer`` holds the raw counts of these data, where it is not the one that the model was set up with.
+
+    Raises
+    ------
+    ValueError
+        If too few genes are shared, there are no cells, or the values are not raw counts.
+    KeyError
+        If the layer of raw counts is missing.
+    """
+    adata = rna_modality(data, spec, name=name)
+    layer = spec.layer if layer is None else layer
+    check_not_empty(adata, name=name)
+    check_layer(adata, layer, name=name)
+    match = match_genes(adata.var_names, spec.vocabulary, var=adata.var, name=name)
+    counts = align_counts(adata, match, layer=layer, name=name)
+    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+    return AlignedData(counts, match.is_missing, _read_obs(data, adata, spec), spec)
+
+
+def _read_obs(data: AnnData | MuData, adata: AnnData, spec: DataSpec) -> pd.DataFrame:
+    obs = pd.DataFrame(index=pd.Index(adata.obs_names.astype(str), dtype=object))
+    for argument, key in (("batch_key", spec.batch_key), ("labels_key", spec.labels_key)):
+        if key is None:
+            continue
+        source = data.obs
+        if isinstance(data, MuData) and spec.obs_modalities[argument] is not None:
+            source = data.mod[spec.obs_modalities[argument]].obs
+        if key in source:
+            obs[key] = source[key].astype(object).to_numpy()
+    return obs

@@ -1,0 +1,78 @@
+"""Probabilities of a query's cells, refined by what the query as a whole looks like. No labels are used.
+
+Two steps, each measured over many reference -> query pairs (docs/decisions/0003):
+
+1. The query's composition differs from the training's. Its class prior is estimated by expectation
+   maximization :cite:p:`saerens2002adjusting`, here with a Dirichlet prior at the training composition, because the
+   plain maximum-likelihood estimate starves rare types.
+2. A cell resembles its neighbors *in the query*, whose structure owes nothing to the reference. Its
+   probabilities are averaged with those of its nearest neighbors, once and half by half: more lets rare types
+   vanish among common ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.neighbors import NearestNeighbors
+
+_PRIOR_STRENGTH = 0.3  # cells of the training composition added per query cell
+_N_ITERATIONS = 50
+_N_COMPONENTS = 30
+_N_NEIGHBORS = 15
+_NEIGHBOR_WEIGHT = 0.5
+# Fewer cells have no composition or neighborhood to speak of.
+_MIN_CELLS = 50
+# Exact neighbors up to here; an approximate search beyond.
+_MAX_EXACT = 50_000
+
+
+def refine_probabilities(probabilities: np.ndarray, training_prior: np.ndarray, counts: sp.csr_matrix) -> np.ndarray:
+    """Probabilities ``(n_obs, n_labels)``, counts ``(n_obs, n_vars)`` -> refined probabilities, rows sum to 1.
+
+    ``training_prior (n_labels,)`` is the class composition that the network was trained with.
+    """
+    if len(probabilities) < _MIN_CELLS:
+        return probabilities
+    shifted = correct_prior(probabilities, training_prior)
+    averaged = neighbor_average(shifted, nearest_neighbors(counts))
+    return (1.0 - _NEIGHBOR_WEIGHT) * shifted + _NEIGHBOR_WEIGHT * averaged
+
+
+def correct_prior(probabilities: np.ndarray, training_prior: np.ndarray) -> np.ndarray:
+    """Probabilities under the training prior -> under the query's, estimated by MAP expectation maximization."""
+    n_pseudo = _PRIOR_STRENGTH * len(probabilities)
+    prior, corrected = training_prior, probabilities
+    for _ in range(_N_ITERATIONS):
+        corrected = probabilities * (prior / training_prior)
+        corrected /= corrected.sum(axis=1, keepdims=True)
+        prior = (corrected.sum(axis=0) + n_pseudo * training_prior) / (len(probabilities) + n_pseudo)
+    return corrected
+
+
+def nearest_neighbors(counts: sp.csr_matrix) -> np.ndarray:
+    """counts ``(n_obs, n_vars)`` -> positions of every cell's neighbors ``(n_obs, n_neighbors)``, itself left out."""
+    adata = AnnData(counts.copy())
+    sc.pp.normalize_total(adata, target_sum=1e4)
+    sc.pp.log1p(adata)
+    n_components = min(_N_COMPONENTS, *(size - 1 for size in adata.shape))
+    sc.pp.pca(adata, n_comps=n_components, random_state=0)
+    representation = adata.obsm["X_pca"]
+    n_neighbors = min(_N_NEIGHBORS, len(representation) - 1)
+    if len(representation) <= _MAX_EXACT:
+        search = NearestNeighbors(n_neighbors=n_neighbors).fit(representation)
+        return search.kneighbors(return_distance=False)
+    from pynndescent import NNDescent  # comes with scanpy; slow to import
+
+    neighbors, _ = NNDescent(representation, n_neighbors=n_neighbors + 1, random_state=0).neighbor_graph
+    return neighbors[:, 1:]
+
+
+def neighbor_average(probabilities: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """Probabilities ``(n_obs, n_labels)``, neighbors ``(n_obs, k)`` -> mean over the neighbors."""
+    n_obs, k = neighbors.shape
+    rows = np.repeat(np.arange(n_obs), k)
+    weights = sp.csr_matrix((np.full(n_obs * k, 1.0 / k), (rows, neighbors.ravel())), shape=(n_obs, n_obs))
+    return weights @ probabilities

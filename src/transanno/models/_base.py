@@ -1,0 +1,298 @@
+"""What both models share: training, reading data for inference, cell states, saving and loading."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+from scvi.train import TrainRunner, merge_kwargs
+
+from transanno._fields import encode_batches
+from transanno._module import TransAnnoModule
+from transanno._query import AlignedData, DataSpec, align, rna_modality
+from transanno._saved_model import check_saved_model
+from transanno._training_plan import TransAnnoTrainingPlan
+
+logger = logging.getLogger(__name__)
+
+# Larger than scvi.settings.batch_size: inference keeps no activations, and small minibatches are slow.
+_INFERENCE_BATCH_SIZE = 1024
+# Cells from which gene embeddings and mean expression start.
+_N_INITIALIZATION = 5000
+# Cells that a training run visits at least, small references many times over, and its bounds in epochs.
+_N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 150_000, 5, 200
+
+Minibatch = dict[str, torch.Tensor]
+
+
+class TransAnnoBase:
+    """Mixin of the models; stands first in their bases so that its guards run before scvi-tools' methods."""
+
+    _module_cls = TransAnnoModule
+    _training_plan_cls = TransAnnoTrainingPlan
+    _train_runner_cls = TrainRunner
+
+    # The object that the user gave and that predictions are written to, where it is not `adata` itself.
+    _target: AnnData | MuData | None = None
+
+    @property
+    def _spec(self) -> DataSpec:
+        return DataSpec.from_registry(self.registry)
+
+    @property
+    def genes(self) -> pd.Index:
+        """Gene vocabulary of the model, in the order of its weights ``(n_vars,)``."""
+        return self._spec.vocabulary
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def _run_training(
+        self,
+        data_splitter: Any,
+        *,
+        max_epochs: int,
+        plan_kwargs: dict[str, Any],
+        trainer_kwargs: dict[str, Any],
+        **runner_kwargs: Any,
+    ) -> None:
+        """Fit the module to what the splitter loads."""
+        # scvi-tools appends to the caller's list of callbacks.
+        if "callbacks" in trainer_kwargs:
+            trainer_kwargs["callbacks"] = list(trainer_kwargs["callbacks"])
+        trainer_kwargs.setdefault("gradient_clip_val", 1.0)
+        # Its default, elbo_validation, holds no classification loss.
+        trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+        if trainer_kwargs.get("early_stopping") and getattr(data_splitter, "n_val", 1) == 0:
+            raise ValueError(
+                "early_stopping=True needs validation cells, but none were left aside (train_size=1.0, or too few "
+                "cells). Lower train_size, or switch early stopping off."
+            )
+        plan = self._training_plan_cls(self.module, **plan_kwargs)
+        self._train_runner_cls(
+            self,
+            training_plan=plan,
+            data_splitter=data_splitter,
+            max_epochs=max_epochs,
+            **runner_kwargs,
+            **trainer_kwargs,
+        )()
+
+    def _initialize_module(self, datamodule: Any = None, *, genes: bool) -> None:
+        """Start gene embeddings and mean expression from a sample of the training data."""
+        if datamodule is None:
+            counts = self._registered_counts()
+            sample = np.arange(counts.shape[0])
+            if len(sample) > _N_INITIALIZATION:
+                sample = np.sort(torch.randperm(len(sample))[:_N_INITIALIZATION].numpy())
+            dense = torch.from_numpy(_dense_rows(counts, sample))
+        else:
+            datamodule.setup("fit")
+            dense = _first_rows(datamodule.train_dataloader(), _N_INITIALIZATION)
+        self.module.initialize_from_data(dense, genes=genes)
+
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def _registered_counts(self) -> Any:
+        return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+
+    def _resolve(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, AlignedData | None]:
+        """-> the user's object, and its aligned data unless it is the data registered with the model."""
+        registered = self.adata
+        target = adata if adata is not None else (registered if self._target is None else self._target)
+        if target is None:
+            raise ValueError(
+                "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
+            )
+        if registered is not None and (target is registered or target is self._target):
+            # The user may have subset or reordered the object since.
+            if target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
+                self._validate_anndata(registered)  # another model may have registered it since
+                return target, None
+        return target, align(target, self._spec, name="adata")
+
+    def _minibatches(
+        self,
+        aligned: AlignedData | None,
+        indices: np.ndarray,
+        batch_size: int | None,
+    ) -> Iterator[Minibatch]:
+        """Cells at ``indices``, in that order -> minibatches on the CPU."""
+        if aligned is None:
+            counts = self._registered_counts()
+            batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        else:
+            counts = aligned.counts
+            state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+            batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key)
+        size = batch_size or _INFERENCE_BATCH_SIZE
+        for start in range(0, len(indices), size):
+            rows = indices[start : start + size]
+            yield {
+                REGISTRY_KEYS.X_KEY: torch.from_numpy(_dense_rows(counts, rows)),
+                REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(batch[rows].astype(np.int64))[:, None],
+            }
+
+    def _counts(self, aligned: AlignedData | None, indices: np.ndarray) -> sp.csr_matrix:
+        """Counts of some cells ``(n_cells, n_vars)``."""
+        counts = self._registered_counts() if aligned is None else aligned.counts
+        if sp.issparse(counts):
+            return sp.csr_matrix(counts[indices], dtype=np.float32)
+        return sp.csr_matrix(_dense_rows(counts, indices))
+
+    def _infer(
+        self,
+        output: str,
+        aligned: AlignedData | None,
+        indices: np.ndarray,
+        batch_size: int | None,
+        dataloader: Iterable[Minibatch] | None = None,
+    ) -> np.ndarray:
+        """One of the module's outputs for every cell -> ``(n_cells, ...)``."""
+        is_missing = None
+        if aligned is not None:
+            is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
+        minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
+        parts = []
+        self.module.eval()
+        with torch.inference_mode():
+            for tensors in minibatches:
+                inputs = self.module._get_inference_input(tensors)
+                parts.append(self.module.inference(**inputs, is_missing=is_missing)[output].float().cpu().numpy())
+        if not parts:
+            width = self.module.n_classes if output == "logits" else self.module.n_latent
+            return np.zeros((0, width), dtype=np.float32)
+        return np.concatenate(parts)
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        give_mean: bool = True,
+        *,
+        batch_size: int | None = None,
+        dataloader: Iterable[Minibatch] | None = None,
+    ) -> np.ndarray:
+        """Cell states, for neighbors, UMAP or clustering.
+
+        Parameters
+        ----------
+        adata
+            Cells; their genes are matched by name. Default: the data of the model.
+        indices
+            Positions or boolean mask of the cells to use. Default: all.
+        give_mean
+            For compatibility with scvi-tools; the cell state is deterministic.
+        batch_size
+            Cells in a minibatch.
+        dataloader
+            Minibatches as dictionaries of tensors, instead of ``adata``.
+
+        Returns
+        -------
+        Cell states ``(n_cells, n_latent)``, in the order of ``indices``.
+        """
+        self._check_if_trained()
+        if dataloader is not None:
+            return self._infer("z", None, np.zeros(0, int), None, dataloader)
+        target, aligned = self._resolve(adata)
+        return self._infer("z", aligned, as_positions(indices, target.n_obs), batch_size)
+
+    # -- saving and loading --------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, dir_path: str | Path, adata: AnnData | MuData | bool | None = None, *args: Any, **kwargs: Any):
+        """Load a saved model, with or without data.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Cells to attach; their genes are matched by name, and the object is left as it is. ``None``: the AnnData
+            saved with the model, if any. ``False``: none.
+        *args, **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds no model, a damaged one or one of another class.
+        """
+        dir_path = str(dir_path)
+        check_saved_model(
+            dir_path, cls.__name__, prefix=kwargs.get("prefix"), allowed=kwargs.get("allowed_classes_names_list")
+        )
+        if adata is None or adata is False:
+            return super().load(dir_path, adata, *args, **kwargs)
+        spec = super().load(dir_path, False, *args, **kwargs)._spec
+        if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
+            return super().load(dir_path, adata, *args, **kwargs)
+        aligned = align(adata, spec, name="adata")
+        model = super().load(dir_path, aligned.to_registrable(), *args, **kwargs)
+        model._attach(adata, aligned)
+        return model
+
+    def _attach(self, target: AnnData | MuData, aligned: AlignedData) -> None:
+        """Remember whose cells these are and which genes they lack."""
+        self._target = target
+        self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
+
+
+def default_max_epochs(n_obs: int) -> int:
+    """Number of cells -> epochs, so that small references are visited as often as it takes."""
+    return int(np.clip(round(_N_VISITS / max(n_obs, 1)), _MIN_EPOCHS, _MAX_EPOCHS))
+
+
+def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:
+    """The user's plan arguments over our defaults."""
+    return {**defaults, **merge_kwargs(plan_config, plan_kwargs, name="plan")}
+
+
+def as_positions(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.ndarray:
+    """Positions, boolean mask or None -> integer positions."""
+    if indices is None:
+        return np.arange(n_obs)
+    selection = np.asarray(indices)
+    if selection.size == 0:
+        return np.zeros(0, dtype=int)
+    if selection.dtype == bool and len(selection) != n_obs:
+        raise IndexError(
+            f"indices is a mask of {len(selection)} cells, but there are {n_obs}. Give one value per cell."
+        )
+    return np.arange(n_obs)[selection]
+
+
+def _dense_rows(counts: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows of a sparse, dense or backed matrix, in the order of ``rows`` -> float32 array."""
+    if isinstance(counts, np.ndarray) or sp.issparse(counts):
+        block = counts[rows]
+    else:  # h5py and anndata's backed matrices want sorted unique rows
+        unique, inverse = np.unique(rows, return_inverse=True)
+        block = counts[unique][inverse]
+    if sp.issparse(block):
+        block = block.toarray()
+    return np.ascontiguousarray(np.asarray(block), dtype=np.float32)
+
+
+def _first_rows(minibatches: Iterable[Minibatch], n_obs: int) -> torch.Tensor:
+    """Counts of the first cells of a loader, ``(≤ n_obs + one minibatch, n_vars)``."""
+    parts: list[torch.Tensor] = []
+    for tensors in minibatches:
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        parts.append(x.to_dense() if x.layout != torch.strided else x)
+        if sum(map(len, parts)) >= n_obs:
+            break
+    return torch.cat(parts).float()

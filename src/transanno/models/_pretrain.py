@@ -1,0 +1,202 @@
+"""Self-supervised pretraining on unlabeled cells."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from anndata import AnnData
+from mudata import MuData
+from scvi.data import AnnDataManager
+from scvi.dataloaders import DataSplitter
+from scvi.model.base import BaseModelClass
+from scvi.utils import setup_anndata_dsp
+
+from transanno._fields import anndata_fields, default_modalities, mudata_fields
+from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
+
+logger = logging.getLogger(__name__)
+
+
+class TransAnnoPretrain(TransAnnoBase, BaseModelClass):
+    """Masked-expression pretraining of the TransAnno encoder on cells without labels.
+
+    Some genes of every cell are hidden and the molecules of the others thinned; the network predicts the
+    expression bins of the hidden genes from the rest, as in TransAnno-Net :cite:p:`transannonet2025` and
+    scBERT :cite:p:`yang2022scbert`. :meth:`transanno.TransAnno.from_pretrained` takes the weights over.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
+    registry
+        Registry of a data module, for training without AnnData.
+    encoder
+        ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+    n_hidden
+        Width of a token; a multiple of ``n_heads``.
+    n_latent
+        Width of the cell state.
+    n_slots
+        Number of slots.
+    n_layers
+        Number of Transformer layers.
+    n_heads
+        Number of attention heads in a layer.
+    dropout_rate
+        Dropout before the cell-type head of the model that takes the weights over.
+    datamodule
+        Set by scvi-tools when a model is loaded with a data module.
+
+    Examples
+    --------
+    >>> import transanno
+    >>> transanno.TransAnnoPretrain.setup_anndata(atlas, batch_key="batch")
+    >>> pretrained = transanno.TransAnnoPretrain(atlas)
+    >>> pretrained.train()
+    >>> pretrained.save("pretrained/")
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | MuData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        encoder: str = "slots",
+        n_hidden: int = 64,
+        n_latent: int = 64,
+        n_slots: int = 8,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        dropout_rate: float = 0.1,
+        datamodule: Any = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        if adata is not None:
+            self._validate_anndata(adata)  # another model may have been set up on it since
+        self.module = self._module_cls(
+            n_input=self.summary_stats.n_vars,
+            n_batch=self.summary_stats.n_batch,
+            encoder=encoder,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_slots=n_slots,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            dropout_rate=dropout_rate,
+        )
+        self._model_summary_string = (
+            f"TransAnnoPretrain model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
+            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"batches: {self.summary_stats.n_batch}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        train_size: float | None = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        plan_config: Any = None,
+        trainer_config: Any = None,
+        datamodule: Any = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the registered cells.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the cells. Default: as many as it takes to visit 150,000 cells, between 5 and 200.
+        train_size, validation_size, shuffle_set_split, datasplitter_kwargs
+            See :class:`scvi.dataloaders.DataSplitter`.
+        batch_size
+            Cells in a minibatch.
+        accelerator, devices
+            See :class:`scvi.train.Trainer`.
+        plan_kwargs, plan_config
+            Arguments of the training plan, such as ``lr`` or ``max_masked_fraction``.
+        trainer_config
+            See :class:`scvi.train.Trainer`.
+        datamodule
+            Lightning data module to load cells from, for a model that was built from a ``registry``.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping`` or ``callbacks``.
+        """
+        splitter = datamodule
+        if datamodule is None:
+            self._validate_anndata(self.adata)
+            splitter = DataSplitter(
+                self.adata_manager,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                batch_size=batch_size,
+                **(datasplitter_kwargs or {}),
+            )
+        if not self.is_trained_:
+            self._initialize_module(datamodule, genes=True)
+        self._run_training(
+            splitter,
+            max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells),
+            plan_kwargs=plan_arguments(plan_config, plan_kwargs, reconstruction_weight=1.0),
+            trainer_kwargs=trainer_kwargs,
+            accelerator=accelerator,
+            devices=devices,
+            trainer_config=trainer_config,
+        )
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls, adata: AnnData, layer: str | None = None, batch_key: str | None = None, **kwargs: Any
+    ) -> None:
+        """%(summary)s.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        layer
+            Layer of raw counts. Default: ``adata.X``.
+        %(param_batch_key)s
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        manager = AnnDataManager(fields=anndata_fields(layer, batch_key), setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        rna_layer: str | None = None,
+        batch_key: str | None = None,
+        modalities: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary_mdata)s.
+
+        Parameters
+        ----------
+        %(param_mdata)s
+        rna_layer
+            Layer of raw counts in the RNA modality. Default: its ``X``.
+        %(param_batch_key)s
+        modalities
+            Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"batch_key": "rna"`` where the
+            column lives in the modality instead of ``mdata.obs``.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        modalities = default_modalities(modalities, setup_method_args)
+        where = cls._create_modalities_attr_dict(modalities, setup_method_args)
+        fields = mudata_fields(where, rna_layer, batch_key)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)

@@ -1,0 +1,561 @@
+"""Cell-type annotation: fine-tune on a reference, carry to a query, predict."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from lightning.pytorch.strategies import DDPStrategy
+from mudata import MuData
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.utils import setup_anndata_dsp
+
+from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
+from transanno._data_splitter import AnnotationDataSplitter
+from transanno._fields import anndata_fields, default_modalities, mudata_fields
+from transanno._genes import match_genes
+from transanno._predictions import Predictions
+from transanno._query import DataSpec, align
+from transanno._refine import refine_probabilities
+from transanno._transfer import transfer_weights
+from transanno.models._base import Minibatch, TransAnnoBase, as_positions, default_max_epochs, plan_arguments
+from transanno.models._pretrain import TransAnnoPretrain
+
+logger = logging.getLogger(__name__)
+
+
+class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
+    """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
+
+    A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning
+    and gene masking so that predictions hold on shallower sequencing and other gene panels. It re-implements
+    TransAnno-Net :cite:p:`transannonet2025` as an scvi-tools model :cite:p:`gayoso2022scvitools`; departures from
+    the paper are listed in the user guide.
+
+    Parameters
+    ----------
+    adata
+        AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
+    registry
+        Registry of a data module, for training without AnnData.
+    encoder
+        ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+    n_hidden
+        Width of a token; a multiple of ``n_heads``.
+    n_latent
+        Width of the cell state.
+    n_slots
+        Number of slots.
+    n_layers
+        Number of Transformer layers.
+    n_heads
+        Number of attention heads in a layer.
+    dropout_rate
+        Dropout before the cell-type head.
+    datamodule
+        Set by scvi-tools when a model is loaded with a data module.
+
+    Examples
+    --------
+    >>> import transanno
+    >>> transanno.TransAnno.setup_anndata(reference, labels_key="cell_type", batch_key="batch")
+    >>> model = transanno.TransAnno(reference)
+    >>> model.train()
+    >>> query_model = transanno.TransAnno.load_query_data(query, model)
+    >>> labels = query_model.predict()
+    >>> query.obs["transanno"], query.obs["transanno_confidence"]
+    """
+
+    def __init__(
+        self,
+        adata: AnnData | MuData | None = None,
+        registry: dict[str, Any] | None = None,
+        *,
+        encoder: str = "slots",
+        n_hidden: int = 64,
+        n_latent: int = 64,
+        n_slots: int = 8,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        dropout_rate: float = 0.1,
+        datamodule: Any = None,
+    ) -> None:
+        super().__init__(adata, registry)
+        if adata is not None:
+            self._validate_anndata(adata)  # another model may have been set up on it since
+        classes = self._classes
+        if len(classes) < 2:
+            raise ValueError(
+                f"The reference has {len(classes)} cell type{'' if len(classes) == 1 else 's'}"
+                f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
+                "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
+            )
+        self.module = self._module_cls(
+            n_input=self.summary_stats.n_vars,
+            n_batch=self.summary_stats.n_batch,
+            n_labels=len(classes) + 1,
+            encoder=encoder,
+            n_hidden=n_hidden,
+            n_latent=n_latent,
+            n_slots=n_slots,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            dropout_rate=dropout_rate,
+        )
+        self.was_pretrained_ = False
+        self.training_prior_: list[float] | None = None
+        # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
+        self.n_reference_batches_: int | None = None
+        self.query_trains_ = {"unfrozen": False, "classifier": False}
+        self._model_summary_string = (
+            f"TransAnno model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
+            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"batches: {self.summary_stats.n_batch}, cell types: {len(classes)}"
+        )
+        self.init_params_ = self._get_init_params(locals())
+
+    @property
+    def _classes(self) -> np.ndarray:
+        """``(n_labels,)``, the types in the order of the logits; the field keeps the unlabeled category last."""
+        state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
+        return np.asarray(state["categorical_mapping"], dtype=object)[:-1]
+
+    @property
+    def _training_prior(self) -> np.ndarray:
+        """``(n_labels,)``, how often each type was drawn in training; uniform if a data module drew the cells."""
+        if self.training_prior_ is None:
+            return np.full(len(self._classes), 1.0 / len(self._classes))
+        return np.asarray(self.training_prior_)
+
+    @property
+    def _is_query(self) -> bool:
+        return self.n_reference_batches_ is not None
+
+    # -- from pretraining, to a query ----------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained: TransAnnoPretrain | str | Path,
+        adata: AnnData | MuData,
+        labels_key: str | None = None,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        **model_kwargs: Any,
+    ) -> TransAnno:
+        """Make a model for a labeled reference that starts from pretrained weights.
+
+        Gene embeddings are carried over by gene name, the rest of the encoder and of the expression head as they are;
+        batches and the cell-type head start afresh. Architecture arguments come from the pretrained model.
+
+        Parameters
+        ----------
+        pretrained
+            Trained :class:`TransAnnoPretrain`, or the folder that it was saved in.
+        adata
+            Labeled reference. An AnnData is registered here; a MuData has to be registered with
+            :meth:`setup_mudata` before.
+        labels_key, unlabeled_category, layer, batch_key
+            See :meth:`setup_anndata`; ``labels_key`` is required for an AnnData.
+        **model_kwargs
+            Arguments of the model that replace those of the pretrained one.
+
+        Returns
+        -------
+        Model ready for :meth:`train`.
+
+        Raises
+        ------
+        ValueError
+            If the pretrained model is untrained, shares too few genes with the reference, or another width is asked
+            for than its weights have.
+        """
+        if not isinstance(pretrained, TransAnnoPretrain):
+            if not isinstance(pretrained, str | Path):
+                raise TypeError(
+                    f"pretrained is a {type(pretrained).__name__}. Allowed: a TransAnnoPretrain model or the folder of one."
+                )
+            pretrained = TransAnnoPretrain.load(pretrained, adata=False)
+        if not pretrained.is_trained:
+            raise ValueError("The pretrained model is not trained. Call its train() before from_pretrained.")
+        if isinstance(adata, AnnData):
+            if labels_key is None:
+                raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
+            cls.setup_anndata(adata, labels_key, unlabeled_category, layer=layer, batch_key=batch_key)
+        arguments = {**pretrained.init_params_["non_kwargs"], "datamodule": None, **model_kwargs}
+        model = cls(adata, **arguments)
+        match = match_genes(model.genes, pretrained.genes, name="reference")
+        transfer_weights(
+            pretrained.module, model.module, source_rows=match.vocabulary_columns, target_rows=match.query_columns
+        )
+        logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
+        model.was_pretrained_ = True
+        return model
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData | MuData,
+        reference_model: TransAnno | str | Path,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        unfrozen: bool = False,
+        freeze_classifier: bool = True,
+        *,
+        layer: str | None = None,
+        unseen_labels: Literal["error", "mask"] = "error",
+    ) -> TransAnno:
+        """Carry a trained model to a query, without the reference's data :cite:p:`Lotfollahi21`.
+
+        Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
+        query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
+        into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
+        that the reference does not have, and nothing else, to the unlabeled query.
+
+        Parameters
+        ----------
+        adata
+            Query with raw counts.
+        reference_model
+            Trained model, or the folder that it was saved in.
+        inplace_subset_query_vars
+            For compatibility with scvi-tools; has no effect, since genes are matched without touching the query.
+        accelerator, device
+            Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
+        unfrozen
+            Let :meth:`train` change all weights.
+        freeze_classifier
+            If False, :meth:`train` changes the cell-type head, too; for a query with some labels.
+        layer
+            Layer of raw counts in the query. Default: the one that the reference was set up with.
+        unseen_labels
+            What to do with labels that the reference does not have: ``"error"``, or ``"mask"`` to treat these cells
+            as unlabeled.
+
+        Returns
+        -------
+        Model of the query.
+
+        Raises
+        ------
+        ValueError
+            If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
+        """
+        if unseen_labels not in ("error", "mask"):
+            raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
+        if isinstance(reference_model, str | Path):
+            reference_model = cls.load(reference_model, False, accelerator=accelerator, device=device)
+        elif not isinstance(reference_model, cls):
+            raise TypeError(
+                f"reference_model is a {type(reference_model).__name__}. Allowed: a {cls.__name__} model or its folder."
+            )
+        if not reference_model.is_trained:
+            raise ValueError("The reference model is not trained. Call its train() before load_query_data.")
+        spec = reference_model._spec
+        aligned = align(adata, spec, layer=layer)
+        if unseen_labels == "mask":
+            _mask_unseen_labels(aligned.obs, spec, reference_model)
+        model = super().load_query_data(
+            aligned.to_registrable(), reference_model, accelerator=accelerator, device=device, unfrozen=True
+        )
+        n_reference_batches = reference_model.module.batch_embedding.num_embeddings
+        model.module.start_new_batches(n_reference_batches)
+        model.n_reference_batches_ = n_reference_batches
+        model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
+        model._attach(adata, aligned)
+        # scvi-tools hands the reference's training record down to the query model.
+        model.history_ = None
+        model.train_indices_ = model.validation_indices_ = model.test_indices_ = None
+        model.is_trained_ = True
+        return model
+
+    @staticmethod
+    def prepare_query_anndata(
+        adata: AnnData,
+        reference_model: TransAnno | str | Path,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Check that a query shares enough genes with the model.
+
+        scANVI needs this step to pad and sort genes. Here :meth:`load_query_data` matches genes itself, because
+        padding would turn unmeasured genes into measured zeros; so the query is only checked and never changed.
+
+        Parameters
+        ----------
+        adata
+            Query.
+        reference_model
+            Trained model, or the folder that it was saved in.
+        return_reference_var_names
+            Return the genes of the model.
+        inplace
+            If False, return ``adata`` itself.
+
+        Returns
+        -------
+        The genes, ``adata`` or None.
+        """
+        if isinstance(reference_model, str | Path):
+            reference_model = TransAnno.load(reference_model, False)
+        if return_reference_var_names:
+            return reference_model.genes
+        match_genes(adata.var_names, reference_model.genes, var=adata.var)
+        return None if inplace else adata
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        n_samples_per_label: int | None = None,
+        check_val_every_n_epoch: int | None = None,
+        train_size: float = 0.9,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 128,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        plan_config: Any = None,
+        trainer_config: Any = None,
+        datamodule: Any = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train on the reference, or adapt to the query after :meth:`load_query_data`.
+
+        Parameters
+        ----------
+        max_epochs
+            Passes over the cells. Default: as many as it takes to visit 150,000 cells, between 5 and 200, and a fifth
+            of that for a query.
+        n_samples_per_label
+            If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
+        check_val_every_n_epoch
+            How often validation cells are evaluated. Default: never, or every epoch with early stopping.
+        train_size, validation_size, shuffle_set_split
+            Shares of cells; the split is stratified by label, and the last cells of a type stay in training.
+        batch_size
+            Cells in a minibatch.
+        accelerator, devices
+            See :class:`scvi.train.Trainer`.
+        datasplitter_kwargs
+            For example ``class_balance`` or ``external_indexing``.
+        plan_kwargs, plan_config
+            Arguments of the training plan, such as ``lr``, ``min_count_fraction`` or ``label_smoothing``.
+        trainer_config
+            See :class:`scvi.train.Trainer`.
+        datamodule
+            Lightning data module to load cells from, for a model that was built from a ``registry``.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping`` or ``callbacks``.
+        """
+        splitter, n_cells = datamodule, self.summary_stats.n_cells
+        if datamodule is None:
+            self._validate_anndata(self.adata)
+            splitter = AnnotationDataSplitter(
+                self.adata_manager,
+                n_labels=self.module.n_classes + 1,
+                n_samples_per_label=n_samples_per_label,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                batch_size=batch_size,
+                distributed_sampler=_is_distributed(trainer_kwargs.get("strategy")),
+                **(datasplitter_kwargs or {}),
+            )
+        plan_defaults: dict[str, Any] = {}
+        epochs = default_max_epochs(n_cells)
+        if self._is_query:
+            self._freeze_for_query()
+            if not any(parameter.requires_grad for parameter in self.module.parameters()):
+                warnings.warn(
+                    "Nothing to train: all batches of the query are known to the reference, and its weights are frozen. "
+                    "The model can predict as it is.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+                return
+            plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0}
+            epochs = max(epochs // 5, 1)
+        else:
+            if datamodule is None:
+                self.training_prior_ = splitter.class_probabilities().tolist()
+            if not self.is_trained_:
+                self._initialize_module(datamodule, genes=not self.was_pretrained_)
+        self._run_training(
+            splitter,
+            max_epochs=max_epochs or epochs,
+            plan_kwargs=plan_arguments(plan_config, plan_kwargs, **plan_defaults),
+            trainer_kwargs=trainer_kwargs,
+            accelerator=accelerator,
+            devices=devices,
+            check_val_every_n_epoch=check_val_every_n_epoch,
+            trainer_config=trainer_config,
+        )
+
+    def _freeze_for_query(self) -> None:
+        if self.query_trains_["unfrozen"]:
+            return
+        self.module.freeze_for_query(self.n_reference_batches_)
+        if self.query_trains_["classifier"]:
+            self.module.classifier.requires_grad_(True)
+
+    # -- prediction ----------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        *,
+        refine: bool = False,
+        key_added: str | None = KEY_ADDED,
+        dataloader: Iterable[Minibatch] | None = None,
+    ) -> np.ndarray | pd.DataFrame:
+        """Predict cell types, and write them into ``obs`` of the data.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts; genes are matched by name. Default: the data of the model, which for a query model
+            is the object that :meth:`load_query_data` was given. Cells of batches that the model does not know are
+            an error, see :meth:`load_query_data`.
+        indices
+            Positions or boolean mask of the cells to predict. Default: all.
+        soft
+            Return probabilities instead of labels.
+        batch_size
+            Cells in a minibatch; has no influence on the result.
+        refine
+            Take the cells that are predicted together into account: correct for their composition, and average with
+            their nearest neighbors. More accurate on most queries, but then a cell's prediction depends on the
+            others. Has no effect on fewer than 50 cells.
+        key_added
+            Column of ``obs`` to write; ``None`` writes nothing.
+        dataloader
+            Minibatches as dictionaries of tensors, instead of ``adata``; nothing is written.
+
+        Returns
+        -------
+        Labels ``(n_cells,)``, or with ``soft`` a DataFrame of probabilities in [0, 1], cells × types. Both are in the
+        order of ``indices``.
+
+        Writes
+        ------
+        ``obs[key_added]``
+            Categorical, the most probable type; missing for cells outside ``indices``.
+        ``obs[key_added + "_confidence"]``
+            Its probability in [0, 1].
+        """
+        self._check_if_trained()
+        if dataloader is not None:
+            if adata is not None or indices is not None:
+                raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
+            logits = self._infer("logits", None, np.zeros(0, int), None, dataloader)
+            positions, names, target = np.arange(len(logits)), pd.RangeIndex(len(logits)).astype(str), None
+        else:
+            target, aligned = self._resolve(adata)
+            positions, names = as_positions(indices, target.n_obs), target.obs_names
+            logits = self._infer("logits", aligned, positions, batch_size)
+        probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+        if refine:
+            if target is None:
+                raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
+            probabilities = refine_probabilities(probabilities, self._training_prior, self._counts(aligned, positions))
+        predictions = Predictions(probabilities, self._classes, positions, names)
+        if key_added is not None and target is not None:
+            predictions.write(target, key_added)
+        return predictions.to_frame() if soft else predictions.labels
+
+    # -- registration --------------------------------------------------------------------------------------------
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        labels_key: str,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary)s.
+
+        Parameters
+        ----------
+        %(param_adata)s
+        %(param_labels_key)s
+        unlabeled_category
+            Value of ``labels_key`` that marks cells without a label; NaN does, too.
+        layer
+            Layer of raw counts. Default: ``adata.X``.
+        %(param_batch_key)s
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        fields = anndata_fields(layer, batch_key, labels_key, unlabeled_category)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    @classmethod
+    @setup_anndata_dsp.dedent
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        labels_key: str,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        rna_layer: str | None = None,
+        batch_key: str | None = None,
+        modalities: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """%(summary_mdata)s.
+
+        Parameters
+        ----------
+        %(param_mdata)s
+        %(param_labels_key)s
+        unlabeled_category
+            Value of ``labels_key`` that marks cells without a label; NaN does, too.
+        rna_layer
+            Layer of raw counts in the RNA modality. Default: its ``X``.
+        %(param_batch_key)s
+        modalities
+            Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"labels_key": "rna"`` where the
+            column lives in the modality instead of ``mdata.obs``.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        modalities = default_modalities(modalities, setup_method_args)
+        where = cls._create_modalities_attr_dict(modalities, setup_method_args)
+        fields = mudata_fields(where, rna_layer, batch_key, labels_key, unlabeled_category)
+        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)
+
+
+def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, model: TransAnno) -> None:
+    """Turn labels that the model does not know into missing ones, in our copy of ``obs``."""
+    if spec.labels_key in obs:
+        labels = obs[spec.labels_key]
+        known = labels.astype(str).isin(model._classes.astype(str))
+        obs[spec.labels_key] = labels.where(known | labels.isna(), model.registry["setup_args"]["unlabeled_category"])
+
+
+def _is_distributed(strategy: Any) -> bool:
+    return isinstance(strategy, DDPStrategy) or (isinstance(strategy, str) and "ddp" in strategy)

@@ -1,0 +1,110 @@
+"""Cell types for a query, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anndata import AnnData
+from mudata import MuData
+
+from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
+from transanno._seed import seeded
+from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.tl._reference import fit_reference
+
+
+def annotate(
+    query: AnnData | MuData,
+    reference: AnnData | None = None,
+    *,
+    model: TransAnno | str | Path | None = None,
+    labels_key: str | None = None,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    unlabeled_category: str = UNLABELED_CATEGORY,
+    n_top_genes: int = 2000,
+    pretrained: TransAnnoPretrain | str | Path | None = None,
+    refine: bool = True,
+    key_added: str = KEY_ADDED,
+    seed: int | None = 0,
+    **train_kwargs: Any,
+) -> TransAnno:
+    """Annotate a query with the cell types of a reference, or of a trained model.
+
+    Parameters
+    ----------
+    query
+        Cells with raw counts. Only ``obs`` and ``obsm`` are written to.
+    reference
+        Labeled cells with raw counts; not changed. Give either this or ``model``.
+    model
+        Trained model, or the folder of one.
+    labels_key
+        Column of ``reference.obs`` with the cell types; required with ``reference``.
+    batch_key
+        Column of ``obs`` with technical batches; the query may lack it.
+    layer
+        Layer of raw counts, in reference and query. Default: ``X``.
+    unlabeled_category
+        Label that marks unlabeled reference cells; NaN does, too.
+    n_top_genes
+        Number of highly variable genes that the model uses.
+    pretrained
+        :class:`transanno.TransAnnoPretrain` model or folder to start from.
+    refine
+        Refine the predictions by the composition and the neighborhoods of the query, see
+        :meth:`transanno.TransAnno.predict`.
+    key_added
+        Column of ``query.obs`` to write.
+    seed
+        Seed of all randomness; your session's generators are restored afterwards. ``None``: not seeded.
+    **train_kwargs
+        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``.
+
+    Returns
+    -------
+    Model of the query, for :meth:`~transanno.TransAnno.save` or further predictions.
+
+    Writes
+    ------
+    ``query.obs[key_added]``
+        Categorical, the predicted type.
+    ``query.obs[key_added + "_confidence"]``
+        Its probability in [0, 1].
+    ``query.obsm["X_transanno"]``
+        Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
+
+    Examples
+    --------
+    >>> import transanno
+    >>> transanno.tl.annotate(query, reference, labels_key="cell_type")
+    >>> query.obs["transanno"].value_counts()
+    """
+    if (reference is None) == (model is None):
+        raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
+    if reference is not None:
+        if labels_key is None:
+            raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
+        if isinstance(query, MuData):
+            raise TypeError(
+                "query is a MuData, but the reference is an AnnData. Pass the modality that holds the counts, "
+                'for example mdata["rna"].'
+            )
+        model = fit_reference(
+            reference,
+            labels_key,
+            batch_key=batch_key,
+            layer=layer,
+            unlabeled_category=unlabeled_category,
+            query_genes=query.var_names,
+            n_top_genes=n_top_genes,
+            pretrained=pretrained,
+            seed=seed,
+            **train_kwargs,
+        )
+    with seeded(seed):
+        query_model = TransAnno.load_query_data(query, model, unseen_labels="mask", layer=layer)
+    query_model.predict(refine=refine, key_added=key_added)
+    query.obsm[LATENT_KEY] = query_model.get_latent_representation()
+    return query_model

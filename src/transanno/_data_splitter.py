@@ -119,6 +119,10 @@ class AnnotationDataSplitter(DataSplitter):
             # It warns of small last minibatches, which trouble batch norm; there is none here.
             warnings.filterwarnings("ignore", message="Last batch will have a small size")
             super().__init__(adata_manager, **kwargs)
+        self.n_train: int
+        self.n_val: int
+        n_obs = adata_manager.adata.n_obs
+        self.held_out_shares = self.n_val / n_obs, (n_obs - self.n_val - self.n_train) / n_obs
         codes = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
         self.codes = np.where(codes == n_labels - 1, -1, codes)
         self.n_classes = n_labels - 1
@@ -136,8 +140,7 @@ class AnnotationDataSplitter(DataSplitter):
         held_out: dict[str, list[np.ndarray]] = {"val": [], "test": []}
         for code in np.unique(self.codes):
             cells = rng.permutation(np.flatnonzero(self.codes == code))
-            n_val = int(len(cells) * self.n_val / n_obs)
-            n_test = int(len(cells) * (n_obs - self.n_val - self.n_train) / n_obs)
+            n_val, n_test = (int(len(cells) * share) for share in self.held_out_shares)
             held_out["val"].append(cells[:n_val])
             held_out["test"].append(cells[n_val : n_val + n_test])
         self.val_idx = rng.permutation(np.concatenate(held_out["val"]))

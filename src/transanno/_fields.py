@@ -79,7 +79,7 @@ def _as_strings(column: pd.Series, *, missing: str) -> np.ndarray:
 
 def _encode(values: np.ndarray, categories: Iterable[str]) -> np.ndarray:
     """Strings -> position in ``categories``, -1 where absent."""
-    return pd.Index(categories, dtype=object).get_indexer(pd.Index(values, dtype=object))
+    return pd.Index(list(categories), dtype=object).get_indexer(pd.Index(values, dtype=object))
 
 
 class LabelsField(LabelsWithUnlabeledObsField):

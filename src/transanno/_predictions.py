@@ -37,11 +37,13 @@ class Predictions:
 
     def write(self, data: AnnData | MuData, key_added: str) -> None:
         """Write ``obs[key_added]`` (categorical) and its confidence; cells not predicted are missing there."""
-        codes = np.full(len(self.obs_names), -1)
+        codes = np.full(len(self.obs_names), -1, dtype=np.int64)
         codes[self.indices] = self.probabilities.argmax(axis=1)
         confidence = np.full(len(self.obs_names), np.nan)
         confidence[self.indices] = self.probabilities.max(axis=1)
-        labels = pd.Categorical.from_codes(codes, categories=self.classes.astype(str)).remove_unused_categories()
+        labels = pd.Categorical.from_codes(
+            codes, categories=pd.Index(self.classes.astype(str))
+        ).remove_unused_categories()
         with warnings.catch_warnings():
             # Writing to a view of the user's makes it an object of its own, which is what they asked for.
             warnings.simplefilter("ignore", ImplicitModificationWarning)

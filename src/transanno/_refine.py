@@ -6,8 +6,11 @@ Two steps, each measured over many reference -> query pairs (docs/decisions/0003
    maximization :cite:p:`saerens2002adjusting`, here with a Dirichlet prior at the training composition, because the
    plain maximum-likelihood estimate starves rare types.
 2. A cell resembles its neighbors *in the query*, whose structure owes nothing to the reference. Its
-   probabilities are averaged with those of its nearest neighbors, once and half by half: more lets rare types
-   vanish among common ones.
+   probabilities are averaged with those of its nearest neighbors, once and half by half.
+
+Both steps favor common types, and both would erase a type with fewer cells than a neighborhood or two. Cells
+called such a type therefore keep their own probabilities: without this guard the mean macro-F1 falls below
+that of unrefined predictions.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ _N_ITERATIONS = 50
 _N_COMPONENTS = 30
 _N_NEIGHBORS = 15
 _NEIGHBOR_WEIGHT = 0.5
+# Cells called a type of fewer cells are left alone: two neighborhoods full.
+_MIN_CELLS_OF_TYPE = 2 * _N_NEIGHBORS
 # Fewer cells have no composition or neighborhood to speak of.
 _MIN_CELLS = 50
 # Exact neighbors up to here; an approximate search beyond.
@@ -38,7 +43,10 @@ def refine_probabilities(probabilities: np.ndarray, training_prior: np.ndarray, 
         return probabilities
     shifted = correct_prior(probabilities, training_prior)
     averaged = neighbor_average(shifted, nearest_neighbors(counts))
-    return (1.0 - _NEIGHBOR_WEIGHT) * shifted + _NEIGHBOR_WEIGHT * averaged
+    refined = (1.0 - _NEIGHBOR_WEIGHT) * shifted + _NEIGHBOR_WEIGHT * averaged
+    called = probabilities.argmax(axis=1)
+    is_rare = np.bincount(called, minlength=probabilities.shape[1]) < _MIN_CELLS_OF_TYPE
+    return np.where(is_rare[called][:, None], probabilities, refined)
 
 
 def correct_prior(probabilities: np.ndarray, training_prior: np.ndarray) -> np.ndarray:

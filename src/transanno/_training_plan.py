@@ -42,7 +42,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         self,
         module: BaseModuleClass,
         *,
-        lr: float = 2e-3,
+        lr: float = 1e-3,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         min_count_fraction: float = 0.2,
@@ -96,7 +96,13 @@ class TransAnnoTrainingPlan(TrainingPlan):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW over what is trainable, learning rate stepped every minibatch."""
-        optimizer = torch.optim.AdamW(_parameter_groups(self.module, self.weight_decay), lr=self.lr, betas=(0.9, 0.98))
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(self.module, self.weight_decay),
+            lr=self.lr,
+            betas=(0.9, 0.98),
+            # One kernel for all parameters: a third of a training step on a CPU otherwise.
+            fused=self.module.device.type in {"cpu", "cuda"},
+        )
         n_steps = max(int(self.trainer.estimated_stepping_batches), 1)
         n_warmup = max(int(self.warmup_fraction * n_steps), 1)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, n_warmup, n_steps))

@@ -14,6 +14,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._fields import encode_batches
@@ -29,13 +30,15 @@ _INFERENCE_BATCH_SIZE = 1024
 # Cells from which gene embeddings and mean expression start.
 _N_INITIALIZATION = 5000
 # Cells that a training run visits at least, small references many times over, and its bounds in epochs.
-_N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 150_000, 5, 200
+_N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 90_000, 5, 120
 
 Minibatch = dict[str, torch.Tensor]
 
 
-class TransAnnoBase:
-    """Mixin of the models; stands first in their bases so that its guards run before scvi-tools' methods."""
+class TransAnnoBase(BaseModelClass):
+    """Base of both models; stands first in their bases so that its guards run before scvi-tools' methods."""
+
+    module: TransAnnoModule
 
     _module_cls = TransAnnoModule
     _training_plan_cls = TransAnnoTrainingPlan
@@ -107,12 +110,15 @@ class TransAnnoBase:
     def _resolve(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, AlignedData | None]:
         """-> the user's object, and its aligned data unless it is the data registered with the model."""
         registered = self.adata
-        target = adata if adata is not None else (registered if self._target is None else self._target)
-        if target is None:
+        target: Any = registered if self._target is None else self._target
+        if adata is not None:
+            target = adata
+        elif target is None:
             raise ValueError(
                 "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
             )
-        if registered is not None and (target is registered or target is self._target):
+        is_own = target is registered or target is self._target
+        if registered is not None and is_own:
             # The user may have subset or reordered the object since.
             if target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
                 self._validate_anndata(registered)  # another model may have registered it since

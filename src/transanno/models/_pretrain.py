@@ -9,7 +9,6 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
-from scvi.model.base import BaseModelClass
 from scvi.utils import setup_anndata_dsp
 
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
@@ -18,7 +17,7 @@ from transanno.models._base import TransAnnoBase, default_max_epochs, plan_argum
 logger = logging.getLogger(__name__)
 
 
-class TransAnnoPretrain(TransAnnoBase, BaseModelClass):
+class TransAnnoPretrain(TransAnnoBase):
     """Masked-expression pretraining of the TransAnno encoder on cells without labels.
 
     Some genes of every cell are hidden and the molecules of the others thinned; the network predicts the
@@ -113,7 +112,7 @@ class TransAnnoPretrain(TransAnnoBase, BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 150,000 cells, between 5 and 200.
+            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 120.
         train_size, validation_size, shuffle_set_split, datasplitter_kwargs
             See :class:`scvi.dataloaders.DataSplitter`.
         batch_size

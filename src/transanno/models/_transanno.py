@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
@@ -33,7 +33,7 @@ from transanno.models._pretrain import TransAnnoPretrain
 logger = logging.getLogger(__name__)
 
 
-class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
+class TransAnno(TransAnnoBase, ArchesMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning
@@ -136,10 +136,6 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
             return np.full(len(self._classes), 1.0 / len(self._classes))
         return np.asarray(self.training_prior_)
 
-    @property
-    def _is_query(self) -> bool:
-        return self.n_reference_batches_ is not None
-
     # -- from pretraining, to a query ----------------------------------------------------------------------------
 
     @classmethod
@@ -181,23 +177,16 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
             If the pretrained model is untrained, shares too few genes with the reference, or another width is asked
             for than its weights have.
         """
-        if not isinstance(pretrained, TransAnnoPretrain):
-            if not isinstance(pretrained, str | Path):
-                raise TypeError(
-                    f"pretrained is a {type(pretrained).__name__}. Allowed: a TransAnnoPretrain model or the folder of one."
-                )
-            pretrained = TransAnnoPretrain.load(pretrained, adata=False)
-        if not pretrained.is_trained:
-            raise ValueError("The pretrained model is not trained. Call its train() before from_pretrained.")
+        source = _as_model(pretrained, TransAnnoPretrain, argument="pretrained")
         if isinstance(adata, AnnData):
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
             cls.setup_anndata(adata, labels_key, unlabeled_category, layer=layer, batch_key=batch_key)
-        arguments = {**pretrained.init_params_["non_kwargs"], "datamodule": None, **model_kwargs}
+        arguments = {**source.init_params_["non_kwargs"], "datamodule": None, **model_kwargs}
         model = cls(adata, **arguments)
-        match = match_genes(model.genes, pretrained.genes, name="reference")
+        match = match_genes(model.genes, source.genes, name="reference")
         transfer_weights(
-            pretrained.module, model.module, source_rows=match.vocabulary_columns, target_rows=match.query_columns
+            source.module, model.module, source_rows=match.vocabulary_columns, target_rows=match.query_columns
         )
         logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
         model.was_pretrained_ = True
@@ -255,22 +244,15 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
         """
         if unseen_labels not in ("error", "mask"):
             raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
-        if isinstance(reference_model, str | Path):
-            reference_model = cls.load(reference_model, False, accelerator=accelerator, device=device)
-        elif not isinstance(reference_model, cls):
-            raise TypeError(
-                f"reference_model is a {type(reference_model).__name__}. Allowed: a {cls.__name__} model or its folder."
-            )
-        if not reference_model.is_trained:
-            raise ValueError("The reference model is not trained. Call its train() before load_query_data.")
-        spec = reference_model._spec
+        reference = _as_model(reference_model, cls, argument="reference_model")
+        spec = reference._spec
         aligned = align(adata, spec, layer=layer)
         if unseen_labels == "mask":
-            _mask_unseen_labels(aligned.obs, spec, reference_model)
+            _mask_unseen_labels(aligned.obs, spec, reference)
         model = super().load_query_data(
-            aligned.to_registrable(), reference_model, accelerator=accelerator, device=device, unfrozen=True
+            aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
         )
-        n_reference_batches = reference_model.module.batch_embedding.num_embeddings
+        n_reference_batches = reference.module.batch_embedding.num_embeddings
         model.module.start_new_batches(n_reference_batches)
         model.n_reference_batches_ = n_reference_batches
         model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
@@ -308,11 +290,10 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
         -------
         The genes, ``adata`` or None.
         """
-        if isinstance(reference_model, str | Path):
-            reference_model = TransAnno.load(reference_model, False)
+        reference = _as_model(reference_model, TransAnno, argument="reference_model")
         if return_reference_var_names:
-            return reference_model.genes
-        match_genes(adata.var_names, reference_model.genes, var=adata.var)
+            return reference.genes
+        match_genes(adata.var_names, reference.genes, var=adata.var)
         return None if inplace else adata
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -340,7 +321,7 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 150,000 cells, between 5 and 200, and a fifth
+            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 120, and a fifth
             of that for a query.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
@@ -379,8 +360,8 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
             )
         plan_defaults: dict[str, Any] = {}
         epochs = default_max_epochs(n_cells)
-        if self._is_query:
-            self._freeze_for_query()
+        if self.n_reference_batches_ is not None:
+            self._freeze_for_query(self.n_reference_batches_)
             if not any(parameter.requires_grad for parameter in self.module.parameters()):
                 warnings.warn(
                     "Nothing to train: all batches of the query are known to the reference, and its weights are frozen. "
@@ -407,11 +388,11 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
             trainer_config=trainer_config,
         )
 
-    def _freeze_for_query(self) -> None:
+    def _freeze_for_query(self, n_reference_batches: int) -> None:
         if self.query_trains_["unfrozen"]:
             return
-        self.module.freeze_for_query(self.n_reference_batches_)
-        if self.query_trains_["classifier"]:
+        self.module.freeze_for_query(n_reference_batches)
+        if self.query_trains_["classifier"] and self.module.classifier is not None:
             self.module.classifier.requires_grad_(True)
 
     # -- prediction ----------------------------------------------------------------------------------------------
@@ -547,6 +528,22 @@ class TransAnno(TransAnnoBase, ArchesMixin, BaseModelClass):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
+
+
+_Model = TypeVar("_Model", bound=TransAnnoBase)
+
+
+def _as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) -> _Model:
+    """A trained model or the folder of one -> the model."""
+    if isinstance(model, str | Path):
+        model = cls.load(model, False)
+    if not isinstance(model, cls):
+        raise TypeError(
+            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model or the folder it was saved in."
+        )
+    if not model.is_trained:
+        raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")
+    return model
 
 
 def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, model: TransAnno) -> None:

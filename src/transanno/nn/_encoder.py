@@ -70,5 +70,5 @@ class SlotEncoder(nn.Module):
         self.gene_embedding.copy_(embedding * (self.gene_embedding.std() / embedding.std().clamp_min(1e-12)))
 
 
-ENCODERS: dict[str, type[nn.Module]] = {"slots": SlotEncoder}
+ENCODERS: dict[str, type[SlotEncoder]] = {"slots": SlotEncoder}
 """Encoders by the name that the models' ``encoder`` argument takes."""

@@ -48,11 +48,11 @@ def normalize_counts(counts: Tensor, is_masked: Tensor) -> Tensor:
     return torch.log1p(visible * (TARGET_SUM / total.clamp_min(1.0)))
 
 
-def bin_expression(counts: Tensor, is_masked: Tensor, *, n_bins: int = N_BINS) -> Tensor:
-    """counts ``(n_obs, n_vars)`` -> integer bins ``(n_obs, n_vars)`` in ``[0, n_bins)``.
+def bin_expression(counts: Tensor, total: Tensor, *, n_bins: int = N_BINS) -> Tensor:
+    """counts ``(n_obs, n_genes)``, total counts of the cells ``(n_obs, 1)`` -> bins, int in ``[0, n_bins)``.
 
     The bin is ``floor(log2(1 + counts per 10,000))``, clipped to the top bin, as in TransAnno-Net
-    and scBERT :cite:p:`yang2022scbert`. ``is_masked`` marks genes that were not measured.
+    and scBERT :cite:p:`yang2022scbert`.
     """
-    log2 = normalize_counts(counts, is_masked) / torch.log(torch.tensor(2.0, device=counts.device))
-    return log2.floor().long().clamp_(0, n_bins - 1)
+    per_ten_thousand = counts * (TARGET_SUM / total.clamp_min(1.0))
+    return torch.log2(1.0 + per_ten_thousand).floor().long().clamp_(0, n_bins - 1)

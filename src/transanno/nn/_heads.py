@@ -15,6 +15,8 @@ class CellTypeHead(nn.Module):
     logistic regression hard to beat. A masked gene deviates by zero: it counts as average, not as silent.
     """
 
+    mean_expression: Tensor
+
     def __init__(self, *, n_vars: int, n_latent: int, n_labels: int, dropout_rate: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
@@ -30,7 +32,7 @@ class CellTypeHead(nn.Module):
 
 
 class ExpressionHead(nn.Module):
-    r"""cell state ``(n_obs, n_latent)``, batch ``(n_obs,)`` -> bin logits ``(n_obs, n_genes, n_bins)``.
+    r"""cell state ``(n_obs, n_latent)``, batch ``(n_obs,)`` -> bin logits ``(n_obs, n_bins, n_genes)``.
 
     The logit of bin b for gene g is :math:`h_b(z, batch) \cdot d_g + c_{gb}`: one small projection
     per bin and one embedding per gene, so that any subset of genes can be predicted without
@@ -49,8 +51,8 @@ class ExpressionHead(nn.Module):
     def forward(self, cell_state: Tensor, batch_embedding: Tensor, genes: Tensor) -> Tensor:
         """State ``(n_obs, n_latent)``, batch ``(n_obs, n_hidden)``, genes ``(n_genes,)`` -> bin logits.
 
-        Returns ``(n_obs, n_genes, n_bins)``.
+        Returns ``(n_obs, n_bins, n_genes)``.
         """
         bins = self.to_bins(torch.cat([cell_state, batch_embedding], dim=1))
         bins = bins.view(len(cell_state), self.n_bins, -1)
-        return (bins @ self.gene_embedding[genes].T).transpose(1, 2) + self.gene_bias[genes]
+        return bins @ self.gene_embedding[genes].T + self.gene_bias[genes].T

@@ -83,7 +83,8 @@ def annotate(
     """
     if (reference is None) == (model is None):
         raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
-    if reference is not None:
+    if model is None:
+        assert reference is not None
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
         if isinstance(query, MuData):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def fit_reference(
     unlabeled_category: str = UNLABELED_CATEGORY,
     query_genes: Sequence[str] | pd.Index | None = None,
     n_top_genes: int = 2000,
-    pretrained: TransAnnoPretrain | str | None = None,
+    pretrained: TransAnnoPretrain | str | Path | None = None,
     max_epochs: int | None = None,
     seed: int | None = 0,
     **train_kwargs: Any,

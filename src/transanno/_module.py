@@ -144,6 +144,7 @@ class TransAnnoModule(BaseModuleClass):
         generative_outputs: dict[str, Tensor],
         *,
         reconstruction_weight: float = 1.0,
+        use_labels: bool = True,
         label_smoothing: float = 0.0,
     ) -> LossOutput:
         """Cross-entropy of labels (labeled cells) + weighted cross-entropy of hidden genes' bins, in nats."""
@@ -156,7 +157,7 @@ class TransAnnoModule(BaseModuleClass):
             extra_metrics["masked_accuracy"] = accuracy
         loss = reconstruction_weight * reconstruction.mean()
         classification, labels, logits = self._classification_loss(tensors, inference_outputs, label_smoothing)
-        if classification is not None:
+        if classification is not None and use_labels:
             loss = loss + classification
         return LossOutput(
             loss=loss,

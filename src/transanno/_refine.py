@@ -6,7 +6,7 @@ Two steps, each measured over many reference -> query pairs (docs/decisions/0003
    maximization :cite:p:`saerens2002adjusting`, here with a Dirichlet prior at the training composition, because the
    plain maximum-likelihood estimate starves rare types.
 2. A cell resembles its neighbors *in the query*, whose structure owes nothing to the reference. Its
-   probabilities are averaged with those of its nearest neighbors, once and half by half.
+   probabilities are averaged once with those of its nearest neighbors.
 
 Both steps favor common types, and both would erase a type with fewer cells than a neighborhood or two. Cells
 called such a type therefore keep their own probabilities: without this guard the mean macro-F1 falls below
@@ -25,7 +25,7 @@ _PRIOR_STRENGTH = 0.3  # cells of the training composition added per query cell
 _N_ITERATIONS = 50
 _N_COMPONENTS = 30
 _N_NEIGHBORS = 15
-_NEIGHBOR_WEIGHT = 0.5
+_NEIGHBOR_WEIGHT = 0.7
 # Cells called a type of fewer cells are left alone: two neighborhoods full.
 _MIN_CELLS_OF_TYPE = 2 * _N_NEIGHBORS
 # Fewer cells have no composition or neighborhood to speak of.

@@ -34,6 +34,8 @@ class TransAnnoTrainingPlan(TrainingPlan):
         Probability that a training cell's batch is replaced by "unknown batch".
     reconstruction_weight
         Weight of the masked-expression loss beside the classification loss.
+    use_labels
+        Whether labels enter the loss; if not, their loss and accuracy are only logged.
     label_smoothing
         Label smoothing of the classification loss.
     """
@@ -49,6 +51,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         max_masked_fraction: float = 0.4,
         batch_dropout: float = 0.5,
         reconstruction_weight: float = 0.1,
+        use_labels: bool = True,
         label_smoothing: float = 0.05,
     ) -> None:
         super().__init__(
@@ -56,6 +59,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
             lr=lr,
             weight_decay=weight_decay,
             reconstruction_weight=reconstruction_weight,
+            use_labels=use_labels,
             label_smoothing=label_smoothing,
         )
         if not 0.0 < min_count_fraction <= 1.0:

@@ -79,6 +79,8 @@ class TransAnnoBase(BaseModelClass):
                 "early_stopping=True needs validation cells, but none were left aside (train_size=1.0, or too few "
                 "cells). Lower train_size, or switch early stopping off."
             )
+        n_steps = getattr(data_splitter, "n_train", 0) // max(getattr(data_splitter, "batch_size", 128), 1)
+        trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
         plan = self._training_plan_cls(self.module, **plan_kwargs)
         self._train_runner_cls(
             self,

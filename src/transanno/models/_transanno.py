@@ -18,6 +18,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
+from sklearn.metrics import mutual_info_score
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
@@ -31,6 +32,11 @@ from transanno.models._base import Minibatch, TransAnnoBase, as_positions, defau
 from transanno.models._pretrain import TransAnnoPretrain
 
 logger = logging.getLogger(__name__)
+
+# Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
+_SURE, _MIN_AGREEMENT = 0.9, 0.95
+# Share of the uncertainty about the type that the batch may explain without a warning.
+_MAX_CONFOUNDING = 0.8
 
 
 class TransAnno(TransAnnoBase, ArchesMixin):
@@ -211,7 +217,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
         query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
         into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
-        that the reference does not have, and nothing else, to the unlabeled query.
+        that the reference does not have, and nothing else, to the query; labels that the query has are not used, and
+        the adaptation is undone if it contradicts calls that the model was sure of.
 
         Parameters
         ----------
@@ -224,9 +231,9 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         accelerator, device
             Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
         unfrozen
-            Let :meth:`train` change all weights.
+            Let :meth:`train` change all weights, and learn from the query's labels, if it has any.
         freeze_classifier
-            If False, :meth:`train` changes the cell-type head, too; for a query with some labels.
+            If False, :meth:`train` changes the cell-type head, too, and learns from the query's labels.
         layer
             Layer of raw counts in the query. Default: the one that the reference was set up with.
         unseen_labels
@@ -359,6 +366,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                 **(datasplitter_kwargs or {}),
             )
         plan_defaults: dict[str, Any] = {}
+        is_guarded = False
         epochs = default_max_epochs(n_cells)
         if self.n_reference_batches_ is not None:
             self._freeze_for_query(self.n_reference_batches_)
@@ -370,13 +378,19 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                     stacklevel=2,
                 )
                 return
-            plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0}
+            # Labels that a query happens to carry must not leak into what is then tested on them.
+            use_labels = any(self.query_trains_.values())
+            is_guarded = not use_labels
+            plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": use_labels}
             epochs = max(epochs // 5, 1)
         else:
             if datamodule is None:
+                self._warn_if_confounded()
                 self.training_prior_ = splitter.class_probabilities().tolist()
             if not self.is_trained_:
                 self._initialize_module(datamodule, genes=not self.was_pretrained_)
+        weights = self.module.batch_embedding.weight.detach().clone()
+        before = self._registered_probabilities() if is_guarded else None
         self._run_training(
             splitter,
             max_epochs=max_epochs or epochs,
@@ -387,6 +401,48 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             check_val_every_n_epoch=check_val_every_n_epoch,
             trainer_config=trainer_config,
         )
+        if before is not None:
+            self._undo_unless_calls_agree(before, weights)
+
+    def _warn_if_confounded(self) -> None:
+        """Warn if the batch of a reference cell gives its type away."""
+        labels = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        is_labeled = labels < self.module.n_classes
+        shared = mutual_info_score(labels[is_labeled], batches[is_labeled])
+        entropy = mutual_info_score(labels[is_labeled], labels[is_labeled])
+        if shared > _MAX_CONFOUNDING * entropy:
+            warnings.warn(
+                f"Batch and cell type nearly coincide in the reference: knowing the batch of a cell leaves "
+                f"{1 - shared / entropy:.0%} of the uncertainty about its type. No method can tell the two apart here; "
+                "set the model up without batch_key.",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def _registered_probabilities(self) -> np.ndarray:
+        """Probabilities of the registered cells ``(n_obs, n_labels)``."""
+        logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
+        return torch.from_numpy(logits).softmax(dim=1).numpy()
+
+    def _undo_unless_calls_agree(self, before: np.ndarray, batch_embedding: torch.Tensor) -> None:
+        """Take an adaptation back that contradicts what the model was sure of.
+
+        Reconstructing the query better need not mean annotating it better: where batch and type coincide in the
+        reference, the embedding of a new batch can drift to where it stands for a type.
+        """
+        is_sure = before.max(axis=1) >= _SURE
+        after = self._registered_probabilities()
+        agreement = (before.argmax(axis=1) == after.argmax(axis=1))[is_sure].mean() if is_sure.any() else 0.0
+        if agreement < _MIN_AGREEMENT:
+            with torch.no_grad():
+                self.module.batch_embedding.weight.copy_(batch_embedding)
+            warnings.warn(
+                f"The adaptation to the query was undone: only {agreement:.0%} of the calls that the model was sure of "
+                f"stayed as they were (at least {_MIN_AGREEMENT:.0%} have to). Predictions are those before train().",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _freeze_for_query(self, n_reference_batches: int) -> None:
         if self.query_trains_["unfrozen"]:

@@ -1,0 +1,25 @@
+"""``python -m benchmarks`` lists the benchmarks, ``python -m benchmarks speed --quick`` runs one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+BENCHMARKS = {
+    "speed": "training and prediction throughput and peak memory, against scANVI and CellTypist",
+    "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
+}
+
+
+def main() -> int:
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in BENCHMARKS:
+        return import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
+    print("usage: python -m benchmarks NAME [options]; python -m benchmarks NAME --help lists the options\n")
+    for name, about in BENCHMARKS.items():
+        print(f"  {name:<8}{about}")
+    return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Parts of the command line; :mod:`transanno.cli` is its entry."""

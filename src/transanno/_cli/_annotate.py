@@ -1,0 +1,188 @@
+"""`transanno annotate` and, with data of its own, `transanno demo`."""
+
+from __future__ import annotations
+
+import argparse
+import time
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+from anndata import AnnData
+
+from transanno import tl
+from transanno._cli._console import Console
+from transanno._cli._figures import write_figures
+from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
+from transanno._cli._progress import progress_arguments
+from transanno._constants import CONFIDENCE_SUFFIX
+from transanno._demo import LABELS_KEY, load_demo
+from transanno._genes import align_counts, match_genes
+from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
+from transanno._scores import Scores, format_table, score
+from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.models import TransAnno
+
+
+def annotate(args: argparse.Namespace, console: Console) -> None:
+    """Train on the reference or load a model, predict the query, write it, and score it if it has labels."""
+    started = time.perf_counter()
+    check_output_file(args.out, {"--query": args.query, "--reference": args.reference})
+    if args.plots is not None:
+        check_output_folder(args.plots, "--plots")
+    if args.save_model is not None:
+        check_model_folder(args.save_model, overwrite=args.overwrite)
+    if args.model is not None:
+        console.step(f"Loading the model of {args.model}")
+        model = TransAnno.load(args.model, False, accelerator=args.accelerator)
+        setup = model.registry["setup_args"]
+        query = _read_query(args, console, protected=(setup["labels_key"], setup["batch_key"]))
+        if args.labels_key is not None:
+            check_obs_column(query, args.labels_key, argument="--labels-key", name="query")
+    else:
+        console.step(f"Reading {args.reference}")
+        reference = read_h5ad(args.reference, name="reference")
+        query = _read_query(args, console, protected=(args.labels_key, args.batch_key))
+        model = _train(reference, query, args, console)
+        del reference  # memory for the query
+        if args.save_model is not None:
+            save_model(model, args.save_model)
+            console.step(f"Wrote {args.save_model}")
+    model_key = model.registry["setup_args"]["labels_key"]
+    labels_key = args.labels_key or model_key
+    _predict(query, model, args, console, hidden={labels_key, model_key})
+    write_h5ad(query, args.out, compression=compression_of(args.query))
+    console.step(f"Wrote {args.out}")
+    _report(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
+    if args.plots is not None:
+        write_figures(query, args.plots, labels_key, args.key_added, _unlabeled_category(model), console)
+
+
+def demo(args: argparse.Namespace, console: Console) -> None:
+    """Annotate the embedded data, with the defaults of ``annotate``."""
+    started = time.perf_counter()
+    check_output_folder(args.out, "--out")
+    reference, query = load_demo()
+    console.step(f"{reference.n_obs} reference cells, {query.n_obs} query cells, {query.n_vars} genes")
+    model = tl.fit_reference(
+        reference,
+        LABELS_KEY,
+        query_genes=query.var_names,
+        max_epochs=args.max_epochs,
+        seed=args.seed,
+        accelerator=args.accelerator,
+        **progress_arguments(console),
+    )
+    _predict(query, model, args, console, hidden={LABELS_KEY})
+    write_h5ad(query, args.out / "annotated.h5ad")
+    console.step(f"Wrote {args.out / 'annotated.h5ad'}")
+    _report(query, model, LABELS_KEY, args.key_added, time.perf_counter() - started, console)
+    write_figures(query, args.out, LABELS_KEY, args.key_added, _unlabeled_category(model), console)
+
+
+def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterable[str | None]) -> AnnData:
+    """-> query, whose columns of labels and batches the predictions must not replace."""
+    console.step(f"Reading {args.query}")
+    query = read_h5ad(args.query, name="query")
+    if args.key_added in {*protected, args.labels_key}:
+        raise ValueError(
+            f"--key-added={args.key_added!r} is the column of the labels or the batches, which the predictions would "
+            "replace. Name another column."
+        )
+    if args.key_added in query.obs:
+        console.warn(f"The query has a column {args.key_added!r}; the predictions replace it in {args.out}.")
+    return query
+
+
+def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
+    check_unique_genes(reference.var_names, name="reference")
+    _check_query(query, reference, args.layer)
+    console.step(f"Training on {args.reference}")
+    return tl.fit_reference(
+        reference,
+        args.labels_key,
+        batch_key=args.batch_key,
+        layer=args.layer,
+        unlabeled_category=args.unlabeled_category,
+        query_genes=query.var_names,
+        n_top_genes=args.n_top_genes,
+        pretrained=args.pretrained,
+        max_epochs=args.max_epochs,
+        seed=args.seed,
+        accelerator=args.accelerator,
+        **progress_arguments(console),
+    )
+
+
+def _check_query(query: AnnData, reference: AnnData, layer: str | None) -> None:
+    """Raise what prediction would raise for the query, before the reference is trained on."""
+    check_not_empty(query, name="query")
+    check_layer(query, layer, name="query")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # training and prediction warn of the same
+        match = match_genes(query.var_names, reference.var_names, min_shared=1)
+        counts = align_counts(query, match, layer=layer)
+        check_counts(counts, name="query.X" if layer is None else f'query.layers["{layer}"]')
+
+
+def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console: Console, *, hidden: set[str]) -> None:
+    """Write predictions and cell states into the query, whose labels are out of reach meanwhile."""
+    console.step(f"Annotating {query.n_obs} cells")
+    obs = query.obs.copy()
+    query.obs = obs.drop(columns=list(hidden), errors="ignore")
+    try:
+        tl.annotate(
+            query,
+            model=model,
+            layer=args.layer,
+            refine=args.refine,
+            key_added=args.key_added,
+            seed=args.seed,
+        )
+        for key in (args.key_added, f"{args.key_added}{CONFIDENCE_SUFFIX}"):
+            obs[key] = query.obs[key]
+    finally:
+        query.obs = obs
+
+
+def _report(
+    query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
+) -> None:
+    """Print what was predicted, and how well if the query has labels."""
+    n_shared = int(np.isin(model.genes.to_numpy(dtype=str), query.var_names.to_numpy(dtype=str)).sum())
+    console.detail(
+        f"{query.n_obs} cells annotated in {seconds:.0f} s; {n_shared} of the model's {len(model.genes)} genes are in "
+        "the query.\n"
+    )
+    predicted = query.obs[key_added]
+    confidence = query.obs[f"{key_added}{CONFIDENCE_SUFFIX}"].groupby(predicted, observed=True).mean()
+    n_predicted = predicted.value_counts()
+    rows = [[str(name), f"{n}", f"{confidence[name]:.2f}"] for name, n in n_predicted.items() if n]
+    console.detail(format_table([["predicted type", "cells", "mean confidence"], *rows]) + "\n")
+    if labels_key not in query.obs:
+        return
+    scores = score(query.obs[labels_key], predicted, model._classes, unlabeled_category=_unlabeled_category(model))
+    if scores is None:
+        console.detail(f"No scores: no cell has a label in obs[{labels_key!r}] that the model knows.")
+        return
+    console.result(str(scores))
+    console.detail("\n" + _per_type_table(scores))
+
+
+def _per_type_table(scores: Scores) -> str:
+    rows = [
+        [
+            str(row.Index),
+            f"{row.cells}",
+            f"{row.predicted}",
+            f"{row.precision:.2f}",
+            f"{row.recall:.2f}",
+            f"{row.F1:.2f}",
+        ]
+        for row in scores.per_type.itertuples()
+    ]
+    return format_table([["true type", *scores.per_type.columns], *rows])
+
+
+def _unlabeled_category(model: TransAnno) -> str:
+    return model.registry["setup_args"]["unlabeled_category"]

@@ -1,0 +1,81 @@
+"""What a command says: results on stdout; progress, warnings and errors on stderr."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+# Their messages are about the inside of a run, such as the number of data loading workers.
+_CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "scvi")
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class Console:
+    """Output of a command.
+
+    Parameters
+    ----------
+    quiet
+        Whether to leave out everything but results that were asked for, warnings and errors.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self._out, self._err = sys.stdout, sys.stderr
+        self._warned: set[str] = set()
+
+    def step(self, text: str) -> None:
+        """Say what is done now."""
+        if not self.quiet:
+            print(text, file=self._err, flush=True)
+
+    def detail(self, text: str) -> None:
+        """Print a result that ``--quiet`` leaves out."""
+        if not self.quiet:
+            self.result(text)
+
+    def result(self, text: str) -> None:
+        """Print a result."""
+        print(text, file=self._out, flush=True)
+
+    def warn(self, text: str) -> None:
+        """Print a warning, once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"transanno: warning: {text}", file=self._err, flush=True)
+
+    @contextmanager
+    def calm_libraries(self) -> Iterator[None]:
+        """Keep what libraries print, log and warn of off the terminal, and show our warnings as lines."""
+        with warnings.catch_warnings(), redirect_stdout(self._err):  # progress bars are printed to stdout
+            warnings.simplefilter("always")
+            warnings.showwarning = self._show_warning
+            # Importing them sets the levels of their loggers, so it comes first.
+            import lightning.pytorch  # noqa: F401
+            import scvi  # noqa: F401
+
+            loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
+            levels = [logger.level for logger in loggers]
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            try:
+                yield
+            finally:
+                for logger, level in zip(loggers, levels, strict=True):
+                    logger.setLevel(level)
+
+    def _show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
+        # Libraries warn users of Python, with UserWarning, too; only what our code raises is meant for this user.
+        if category is UserWarning and Path(filename).resolve().is_relative_to(_PACKAGE):
+            self.warn(one_paragraph(message))
+
+
+def one_paragraph(message: object) -> str:
+    """Warning or exception -> its text without line breaks, or the name of its class."""
+    if isinstance(message, KeyError) and message.args:
+        message = message.args[0]  # str() of a KeyError shows the repr of its text
+    return " ".join(str(message).split()) or type(message).__name__

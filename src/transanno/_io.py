@@ -1,0 +1,129 @@
+"""Files that are either whole or not there: reading h5ad with clear errors, writing without half-written results."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scvi.model.base import BaseModelClass
+
+MODEL_FILE = "model.pt"
+"""The one file of a model that was saved without its data."""
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Path to write to instead of ``path``, which is replaced in one step once the block ends without an error.
+
+    A process that dies in between leaves ``path`` as it was and, at worst, a hidden temporary file next to it.
+    """
+    target = Path(os.path.realpath(path))  # of a symbolic link, the file it points to is replaced
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder: a file can only be moved in one step within a file system.
+    temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
+    try:
+        yield temporary
+        _sync(temporary)  # else a power cut could leave the new name with old, empty contents
+        os.replace(temporary, target)
+        if os.name == "posix":
+            _sync(target.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    # Windows flushes only what is open for writing, and opens no folders.
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_h5ad(path: str | Path, *, name: str) -> AnnData:
+    """Read an h5ad file into memory; ``name`` is what to call it in errors, such as "query".
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a complete h5ad file.
+    """
+    import anndata
+    import h5py
+
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"The {name} file {path} does not exist. Check the path.")
+    if path.is_dir():
+        raise ValueError(f"The {name} {path} is a folder. Pass an .h5ad file, as written by adata.write_h5ad().")
+    try:
+        with h5py.File(path) as file:
+            found = sorted(file)
+        if "obs" in found and "var" in found and "mod" not in found:
+            return anndata.read_h5ad(path)
+    except MemoryError:
+        raise
+    except Exception as error:  # h5py and anndata raise many classes, some of them private
+        raise ValueError(
+            f"The {name} file {path} cannot be read as h5ad ({type(error).__name__}: {_first_line(error)}). It may be "
+            "incomplete or of another format. Pass a complete .h5ad file, as written by adata.write_h5ad()."
+        ) from error
+    is_mudata = "mod" in found
+    what = "a MuData" if is_mudata else f"HDF5, but not h5ad: it holds {', '.join(found[:5]) or 'nothing'}"
+    cure = 'Write the modality with the counts to a file: mdata["rna"].write_h5ad(path).' if is_mudata else (
+        "Read it with the function for its format, such as scanpy.read_10x_h5, and write it with adata.write_h5ad()."
+    )  # fmt: skip
+    raise ValueError(f"The {name} file {path} is {what}; obs and var of an AnnData are needed. {cure}")
+
+
+def write_h5ad(adata: AnnData, path: str | Path, *, compression: str | None = None) -> None:
+    """Write an h5ad file in one step, with columns as they are."""
+    import anndata
+
+    # Columns of strings that were read from a file are written back as such in every version of anndata.
+    settings = (
+        {"allow_write_nullable_strings": True} if hasattr(anndata.settings, "allow_write_nullable_strings") else {}
+    )
+    with atomic_path(path) as temporary, anndata.settings.override(**settings):
+        # Its default would turn the user's columns of strings into categories.
+        adata.write_h5ad(temporary, compression=compression, convert_strings_to_categoricals=False)
+
+
+def compression_of(path: str | Path) -> str | None:
+    """Compression of the values of an h5ad file, so that what is made of it does not grow: gzip, lzf or None."""
+    import h5py
+
+    with h5py.File(path) as file:
+        values = file.get("X")
+        if isinstance(values, h5py.Group):
+            values = values.get("data")
+        found = getattr(values, "compression", None)
+    return found if found in ("gzip", "lzf") else None
+
+
+def save_model(model: BaseModelClass, folder: str | Path) -> None:
+    """Save a model; one that was in the folder stays whole until the new one replaces it."""
+    folder = Path(os.path.realpath(folder))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    try:
+        model.save(str(temporary), save_anndata=False)
+        folder.mkdir(exist_ok=True)
+        for file in temporary.iterdir():  # one: model.pt
+            _sync(file)
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.splitlines() or [""])[0][:200]

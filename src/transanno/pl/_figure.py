@@ -1,0 +1,33 @@
+"""What the plots share: figures apart from pyplot's state, and saving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from transanno._io import atomic_path
+
+_DPI = 150
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Size in inches -> figure that needs no display and that pyplot does not know."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in the format of the path's suffix, PNG if it has none; an earlier file is replaced in one step."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format=Path(path).suffix.lstrip(".") or "png", dpi=_DPI, bbox_inches="tight")
+
+
+def show_literally(texts: Sequence[Text]) -> None:
+    """Keep matplotlib from reading a ``$`` in a cell type as mathematics."""
+    for text in texts:
+        text.set_parse_math(False)

@@ -1,0 +1,233 @@
+"""Small data with a real signal, models small enough to train in a tenth of a second, and nothing left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import scvi
+import torch
+from mudata import MuData
+
+from transanno import TransAnno, TransAnnoPretrain
+
+# Unequal primes, so that a swapped axis shows.
+N_OBS, N_QUERY, N_VARS = 97, 61, 53
+GENES = [f"GENE{i:02d}" for i in range(N_VARS)]
+TYPES = ["B cell", "NK cell", "T cell"]
+BATCHES = ["batch1", "batch2", "batch3", "batch4"]
+SMALL = {"n_hidden": 16, "n_latent": 11, "n_slots": 3, "n_layers": 1, "n_heads": 2}
+FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_bar": False}
+
+
+@pytest.fixture(autouse=True)
+def _reproducible() -> Iterator[None]:
+    """Every test starts from one seed and leaves scvi-tools' settings as they were."""
+    # Matrices this small are slower with threads, ten times so on a busy machine. Numba, which scanpy uses, raises
+    # the number again.
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    seed = scvi.settings.seed
+    yield
+    if scvi.settings.seed != seed:
+        scvi.settings.seed = seed
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, int]:
+    """Arguments of a small model."""
+    return dict(SMALL)
+
+
+@pytest.fixture(scope="session")
+def fast() -> dict[str, Any]:
+    """Arguments of a quick training run."""
+    return dict(FAST)
+
+
+def _profiles() -> np.ndarray:
+    """Mean expression of every gene in every type; each type has eight marker genes."""
+    rng = np.random.default_rng(42)
+    mean = rng.gamma(1.0, 1.0, size=N_VARS)
+    is_marker = np.zeros((len(TYPES), N_VARS), dtype=bool)
+    for row, markers in zip(is_marker, rng.permutation(N_VARS)[: 8 * len(TYPES)].reshape(len(TYPES), 8), strict=True):
+        row[markers] = True
+    return mean * np.where(is_marker, 6.0, 1.0) + is_marker
+
+
+def _make_adata(
+    n_obs: int = N_OBS,
+    *,
+    seed: int = 0,
+    batches: Sequence[str] = ("batch1", "batch2"),
+    container: Callable = sp.csr_matrix,
+    dtype: str = "float32",
+) -> ad.AnnData:
+    rng = np.random.default_rng(seed)
+    batch_effect = np.exp(0.3 * np.random.default_rng(7).normal(size=(len(BATCHES), N_VARS)))
+    labels = np.r_[np.arange(min(n_obs, 3)), rng.choice(3, size=max(n_obs - 3, 0), p=[0.5, 0.3, 0.2])]
+    batch = rng.integers(0, len(batches), size=n_obs)
+    depth = rng.uniform(0.5, 2.0, size=(n_obs, 1))
+    effect = batch_effect[[BATCHES.index(batches[code]) for code in batch]]
+    counts = rng.poisson(depth * _profiles()[labels] * effect).astype(dtype)
+    obs = pd.DataFrame(
+        {"cell_type": np.array(TYPES)[labels], "batch": np.array(batches)[batch]},
+        index=[f"cell{seed}_{i}" for i in range(n_obs)],
+    )
+    return ad.AnnData(container(counts), obs=obs, var=pd.DataFrame(index=GENES))
+
+
+@pytest.fixture(scope="session")
+def make_adata() -> Callable[..., ad.AnnData]:
+    """Factory of labeled raw counts: ``make_adata(n_obs, seed=, batches=, container=, dtype=)``."""
+    return _make_adata
+
+
+@pytest.fixture
+def reference() -> ad.AnnData:
+    """97 labeled cells × 53 genes, three types, two batches."""
+    return _make_adata()
+
+
+@pytest.fixture
+def query() -> ad.AnnData:
+    """61 other cells × the same genes, the same batches."""
+    return _make_adata(N_QUERY, seed=1)
+
+
+@pytest.fixture
+def new_batch_query() -> ad.AnnData:
+    """61 other cells, one batch of the reference and one of their own."""
+    return _make_adata(N_QUERY, seed=1, batches=("batch2", "batch3"))
+
+
+def _make_mdata(n_obs: int = N_OBS, *, seed: int = 0, batches: Sequence[str] = ("batch1", "batch2")) -> MuData:
+    """RNA and a protein modality with another number of features; labels and batches in ``mdata.obs``."""
+    rna = _make_adata(n_obs, seed=seed, batches=batches)
+    protein = ad.AnnData(
+        np.random.default_rng(seed).poisson(3.0, size=(n_obs, 5)).astype("float32"),
+        obs=pd.DataFrame(index=rna.obs_names),
+        var=pd.DataFrame(index=[f"protein{i}" for i in range(5)]),
+    )
+    obs = rna.obs.copy()
+    rna.obs = rna.obs[[]]
+    mdata = MuData({"rna": rna, "protein": protein})
+    for key in obs:
+        mdata.obs[key] = obs[key].to_numpy()
+    return mdata
+
+
+@pytest.fixture(scope="session")
+def make_mdata() -> Callable[..., MuData]:
+    """Factory of MuData: ``make_mdata(n_obs, seed=, batches=)``."""
+    return _make_mdata
+
+
+@pytest.fixture(scope="session")
+def saved_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a trained reference model, made once."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    adata = _make_adata()
+    TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
+    model = TransAnno(adata, **SMALL)
+    model.train(20, plan_kwargs={"lr": 5e-3}, **FAST)
+    folder = tmp_path_factory.mktemp("saved") / "reference"
+    model.save(folder)
+    return folder
+
+
+@pytest.fixture
+def model(saved_reference: Path, reference: ad.AnnData) -> TransAnno:
+    """Trained reference model of its own, on ``reference``."""
+    return TransAnno.load(saved_reference, reference, accelerator="cpu")
+
+
+@pytest.fixture(scope="session")
+def saved_pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pretrained model, made once."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    adata = _make_adata(seed=3)
+    TransAnnoPretrain.setup_anndata(adata, batch_key="batch")
+    model = TransAnnoPretrain(adata, **SMALL)
+    model.train(3, **FAST)
+    folder = tmp_path_factory.mktemp("saved") / "pretrained"
+    model.save(folder)
+    return folder
+
+
+@pytest.fixture
+def pretrained(saved_pretrained: Path) -> TransAnnoPretrain:
+    """Pretrained model of its own, with its data."""
+    return TransAnnoPretrain.load(saved_pretrained, _make_adata(seed=3), accelerator="cpu")
+
+
+def _dense(matrix: Any) -> np.ndarray:
+    if matrix is None:
+        return np.zeros(0)
+    if hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    return matrix.toarray() if sp.issparse(matrix) else np.asarray(matrix)
+
+
+def _snapshot(adata: ad.AnnData) -> dict[str, Any]:
+    """Everything a user can see of an AnnData, copied."""
+    parts: dict[str, Any] = {
+        "type(X)": type(adata.X).__name__,
+        "dtype(X)": getattr(adata.X, "dtype", None),
+        "X": _dense(adata.X).copy(),
+        "obs_names": list(adata.obs_names),
+        "var_names": list(adata.var_names),
+        "var": adata.var.copy(),
+        "uns": {key: repr(value) for key, value in adata.uns.items()},
+        "is_view": adata.is_view,
+        "isbacked": adata.isbacked,
+    }
+    for key in adata.obs:
+        parts[f"obs[{key}]"] = adata.obs[key].copy()
+    for name in ("layers", "obsm", "varm", "obsp"):
+        for key in getattr(adata, name):
+            if key is not None:
+                parts[f"{name}[{key}]"] = _dense(getattr(adata, name)[key]).copy()
+    if adata.raw is not None:
+        parts["raw"] = _dense(adata.raw.X).copy()
+        parts["raw.var_names"] = list(adata.raw.var_names)
+    return parts
+
+
+def _is_same(before: Any, after: Any) -> bool:
+    if isinstance(before, np.ndarray):
+        return before.dtype == after.dtype and np.array_equal(before, after)
+    if isinstance(before, pd.DataFrame | pd.Series):
+        return before.equals(after)
+    return before == after
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[[ad.AnnData], dict[str, Any]]:
+    """``snapshot(adata)`` -> copy of all its parts, for ``changed``."""
+    return _snapshot
+
+
+@pytest.fixture(scope="session")
+def changed() -> Callable[[dict[str, Any], ad.AnnData], set[str]]:
+    """``changed(snapshot, adata)`` -> names of the parts that were added, lost or altered."""
+
+    def compare(before: dict[str, Any], adata: ad.AnnData) -> set[str]:
+        after = _snapshot(adata)
+        names = before.keys() | after.keys()
+        return {
+            name
+            for name in names
+            if name not in before or name not in after or not _is_same(before[name], after[name])
+        }
+
+    return compare

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
 import scvi
 import torch
-from mudata import MuData
 
 from transanno import TransAnno, TransAnnoPretrain
 
@@ -26,12 +27,15 @@ SMALL = {"n_hidden": 16, "n_latent": 11, "n_slots": 3, "n_layers": 1, "n_heads":
 FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_bar": False}
 
 
+def pytest_configure() -> None:
+    # Matrices this small are slower with threads, ten times so on a busy machine.
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     """Every test starts from one seed and leaves scvi-tools' settings as they were."""
-    # Matrices this small are slower with threads, ten times so on a busy machine. Numba, which scanpy uses, raises
-    # the number again.
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # numba, which scanpy uses, raises the number again
     torch.manual_seed(0)
     np.random.seed(0)
     seed = scvi.settings.seed
@@ -108,7 +112,7 @@ def new_batch_query() -> ad.AnnData:
     return _make_adata(N_QUERY, seed=1, batches=("batch2", "batch3"))
 
 
-def _make_mdata(n_obs: int = N_OBS, *, seed: int = 0, batches: Sequence[str] = ("batch1", "batch2")) -> MuData:
+def _make_mdata(n_obs: int = N_OBS, *, seed: int = 0, batches: Sequence[str] = ("batch1", "batch2")) -> mudata.MuData:
     """RNA and a protein modality with another number of features; labels and batches in ``mdata.obs``."""
     rna = _make_adata(n_obs, seed=seed, batches=batches)
     protein = ad.AnnData(
@@ -118,14 +122,17 @@ def _make_mdata(n_obs: int = N_OBS, *, seed: int = 0, batches: Sequence[str] = (
     )
     obs = rna.obs.copy()
     rna.obs = rna.obs[[]]
-    mdata = MuData({"rna": rna, "protein": protein})
-    for key in obs:
-        mdata.obs[key] = obs[key].to_numpy()
+    # Version 0.3 warns that 0.4 will no longer copy columns of modalities; this is what 0.4 does.
+    as_in_0_4 = mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext()
+    with as_in_0_4:
+        mdata = mudata.MuData({"rna": rna, "protein": protein})
+        for key in obs:
+            mdata.obs[key] = obs[key].to_numpy()
     return mdata
 
 
 @pytest.fixture(scope="session")
-def make_mdata() -> Callable[..., MuData]:
+def make_mdata() -> Callable[..., mudata.MuData]:
     """Factory of MuData: ``make_mdata(n_obs, seed=, batches=)``."""
     return _make_mdata
 

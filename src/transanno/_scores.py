@@ -29,15 +29,15 @@ class Scores:
     def __str__(self) -> str:
         text = (
             f"accuracy: {self.accuracy:.4f}\nmacro-F1: {self.macro_f1:.4f}\n"
-            f"({self.n_cells} labeled cells of {len(self.per_type)} types"
+            f"labeled cells: {self.n_cells}, types: {len(self.per_type)}"
         )
         if self.n_left_out:
             examples = ", ".join(self.left_out[:5]) + (", …" if len(self.left_out) > 5 else "")
             text += (
-                f"; {self.n_left_out} cells of {len(self.left_out)} types that the reference does not have are left "
-                f"out: {examples}"
+                f"\nleft out, because the reference does not have their types: {self.n_left_out} cells, "
+                f"types: {len(self.left_out)} ({examples})"
             )
-        return f"{text})"
+        return text
 
 
 def score(truth: pd.Series, predicted: pd.Series, known: Iterable[str], *, unlabeled_category: str) -> Scores | None:

@@ -39,7 +39,7 @@ def write_figures(
         drawn = np.random.default_rng(0).choice(shown.n_obs, _MAX_CELLS, replace=False)
         shown = shown[np.sort(drawn)].copy()
     console.step(f"Computing a UMAP of {shown.n_obs} cells")
-    sc.pp.neighbors(shown, use_rep=LATENT_KEY, random_state=0)
+    sc.pp.neighbors(shown, n_neighbors=min(15, shown.n_obs // 2), use_rep=LATENT_KEY, random_state=0)
     sc.tl.umap(shown, random_state=0)
     pl.umap(shown, labels_key if has_labels else None, key_added, save=folder / "umap.png")
     console.step(f"Wrote {folder / 'umap.png'}")

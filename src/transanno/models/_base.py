@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -257,6 +257,22 @@ class TransAnnoBase(BaseModelClass):
         """Remember whose cells these are and which genes they lack."""
         self._target = target
         self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
+
+
+_Model = TypeVar("_Model", bound=TransAnnoBase)
+
+
+def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) -> _Model:
+    """A trained model or the folder of one -> the model."""
+    if isinstance(model, str | Path):
+        model = cls.load(model, False)
+    if not isinstance(model, cls):
+        raise TypeError(
+            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model or the folder it was saved in."
+        )
+    if not model.is_trained:
+        raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")
+    return model
 
 
 def default_max_epochs(n_obs: int) -> int:

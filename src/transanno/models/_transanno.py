@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
@@ -25,21 +24,19 @@ from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._genes import match_genes
 from transanno._predictions import Predictions
-from transanno._query import DataSpec, align
 from transanno._refine import refine_probabilities
 from transanno._transfer import transfer_weights
-from transanno.models._base import Minibatch, TransAnnoBase, as_positions, default_max_epochs, plan_arguments
+from transanno.models._base import Minibatch, as_model, as_positions, default_max_epochs, plan_arguments
 from transanno.models._pretrain import TransAnnoPretrain
+from transanno.models._query_mapping import QueryMappingMixin
 
 logger = logging.getLogger(__name__)
 
-# Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
-_SURE, _MIN_AGREEMENT = 0.9, 0.95
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
 
 
-class TransAnno(TransAnnoBase, ArchesMixin):
+class TransAnno(QueryMappingMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning
@@ -130,19 +127,13 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         self.init_params_ = self._get_init_params(locals())
 
     @property
-    def _classes(self) -> np.ndarray:
-        """``(n_labels,)``, the types in the order of the logits; the field keeps the unlabeled category last."""
-        state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
-        return np.asarray(state["categorical_mapping"], dtype=object)[:-1]
-
-    @property
     def _training_prior(self) -> np.ndarray:
         """``(n_labels,)``, how often each type was drawn in training; uniform if a data module drew the cells."""
         if self.training_prior_ is None:
             return np.full(len(self._classes), 1.0 / len(self._classes))
         return np.asarray(self.training_prior_)
 
-    # -- from pretraining, to a query ----------------------------------------------------------------------------
+    # -- from pretraining ----------------------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(
@@ -183,7 +174,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             If the pretrained model is untrained, shares too few genes with the reference, or another width is asked
             for than its weights have.
         """
-        source = _as_model(pretrained, TransAnnoPretrain, argument="pretrained")
+        source = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
         if isinstance(adata, AnnData):
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
@@ -197,111 +188,6 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
         model.was_pretrained_ = True
         return model
-
-    @classmethod
-    def load_query_data(
-        cls,
-        adata: AnnData | MuData,
-        reference_model: TransAnno | str | Path,
-        inplace_subset_query_vars: bool = False,
-        accelerator: str = "auto",
-        device: int | str = "auto",
-        unfrozen: bool = False,
-        freeze_classifier: bool = True,
-        *,
-        layer: str | None = None,
-        unseen_labels: Literal["error", "mask"] = "error",
-    ) -> TransAnno:
-        """Carry a trained model to a query, without the reference's data :cite:p:`Lotfollahi21`.
-
-        Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
-        query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
-        into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
-        that the reference does not have, and nothing else, to the query; labels that the query has are not used, and
-        the adaptation is undone if it contradicts calls that the model was sure of.
-
-        Parameters
-        ----------
-        adata
-            Query with raw counts.
-        reference_model
-            Trained model, or the folder that it was saved in.
-        inplace_subset_query_vars
-            For compatibility with scvi-tools; has no effect, since genes are matched without touching the query.
-        accelerator, device
-            Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
-        unfrozen
-            Let :meth:`train` change all weights, and learn from the query's labels, if it has any.
-        freeze_classifier
-            If False, :meth:`train` changes the cell-type head, too, and learns from the query's labels.
-        layer
-            Layer of raw counts in the query. Default: the one that the reference was set up with.
-        unseen_labels
-            What to do with labels that the reference does not have: ``"error"``, or ``"mask"`` to treat these cells
-            as unlabeled.
-
-        Returns
-        -------
-        Model of the query.
-
-        Raises
-        ------
-        ValueError
-            If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
-        """
-        if unseen_labels not in ("error", "mask"):
-            raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
-        reference = _as_model(reference_model, cls, argument="reference_model")
-        spec = reference._spec
-        aligned = align(adata, spec, layer=layer)
-        if unseen_labels == "mask":
-            _mask_unseen_labels(aligned.obs, spec, reference)
-        model = super().load_query_data(
-            aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
-        )
-        n_reference_batches = reference.module.batch_embedding.num_embeddings
-        model.module.start_new_batches(n_reference_batches)
-        model.n_reference_batches_ = n_reference_batches
-        model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
-        model._attach(adata, aligned)
-        # scvi-tools hands the reference's training record down to the query model.
-        model.history_ = None
-        model.train_indices_ = model.validation_indices_ = model.test_indices_ = None
-        model.is_trained_ = True
-        return model
-
-    @staticmethod
-    def prepare_query_anndata(
-        adata: AnnData,
-        reference_model: TransAnno | str | Path,
-        return_reference_var_names: bool = False,
-        inplace: bool = True,
-    ) -> AnnData | pd.Index | None:
-        """Check that a query shares enough genes with the model.
-
-        scANVI needs this step to pad and sort genes. Here :meth:`load_query_data` matches genes itself, because
-        padding would turn unmeasured genes into measured zeros; so the query is only checked and never changed.
-
-        Parameters
-        ----------
-        adata
-            Query.
-        reference_model
-            Trained model, or the folder that it was saved in.
-        return_reference_var_names
-            Return the genes of the model.
-        inplace
-            If False, return ``adata`` itself.
-
-        Returns
-        -------
-        The genes, ``adata`` or None.
-        """
-        reference = _as_model(reference_model, TransAnno, argument="reference_model")
-        if return_reference_var_names:
-            return reference.genes
-        match_genes(adata.var_names, reference.genes, var=adata.var)
-        return None if inplace else adata
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -414,42 +300,11 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         if shared > _MAX_CONFOUNDING * entropy:
             warnings.warn(
                 f"Batch and cell type nearly coincide in the reference: knowing the batch of a cell leaves "
-                f"{1 - shared / entropy:.0%} of the uncertainty about its type. No method can tell the two apart here; "
+                f"{max(1 - shared / entropy, 0):.0%} of the uncertainty about its type. No method can tell the two apart here; "
                 "set the model up without batch_key.",
                 UserWarning,
                 stacklevel=3,
             )
-
-    def _registered_probabilities(self) -> np.ndarray:
-        """Probabilities of the registered cells ``(n_obs, n_labels)``."""
-        logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
-        return torch.from_numpy(logits).softmax(dim=1).numpy()
-
-    def _undo_unless_calls_agree(self, before: np.ndarray, batch_embedding: torch.Tensor) -> None:
-        """Take an adaptation back that contradicts what the model was sure of.
-
-        Reconstructing the query better need not mean annotating it better: where batch and type coincide in the
-        reference, the embedding of a new batch can drift to where it stands for a type.
-        """
-        is_sure = before.max(axis=1) >= _SURE
-        after = self._registered_probabilities()
-        agreement = (before.argmax(axis=1) == after.argmax(axis=1))[is_sure].mean() if is_sure.any() else 0.0
-        if agreement < _MIN_AGREEMENT:
-            with torch.no_grad():
-                self.module.batch_embedding.weight.copy_(batch_embedding)
-            warnings.warn(
-                f"The adaptation to the query was undone: only {agreement:.0%} of the calls that the model was sure of "
-                f"stayed as they were (at least {_MIN_AGREEMENT:.0%} have to). Predictions are those before train().",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def _freeze_for_query(self, n_reference_batches: int) -> None:
-        if self.query_trains_["unfrozen"]:
-            return
-        self.module.freeze_for_query(n_reference_batches)
-        if self.query_trains_["classifier"] and self.module.classifier is not None:
-            self.module.classifier.requires_grad_(True)
 
     # -- prediction ----------------------------------------------------------------------------------------------
 
@@ -584,30 +439,6 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
-
-
-_Model = TypeVar("_Model", bound=TransAnnoBase)
-
-
-def _as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) -> _Model:
-    """A trained model or the folder of one -> the model."""
-    if isinstance(model, str | Path):
-        model = cls.load(model, False)
-    if not isinstance(model, cls):
-        raise TypeError(
-            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model or the folder it was saved in."
-        )
-    if not model.is_trained:
-        raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")
-    return model
-
-
-def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, model: TransAnno) -> None:
-    """Turn labels that the model does not know into missing ones, in our copy of ``obs``."""
-    if spec.labels_key in obs:
-        labels = obs[spec.labels_key]
-        known = labels.astype(str).isin(model._classes.astype(str))
-        obs[spec.labels_key] = labels.where(known | labels.isna(), model.registry["setup_args"]["unlabeled_category"])
 
 
 def _is_distributed(strategy: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,10 @@ def fit_reference(
     _check_reference(reference, labels_key, batch_key, layer)
     genes = reference.var_names
     if query_genes is not None:
-        match = match_genes(query_genes, genes, name="query", min_shared=_min_shared(len(genes), len(query_genes)))
+        with warnings.catch_warnings():
+            # Genes that the query lacks are not used here, and mapping the query reports on those that are.
+            warnings.simplefilter("ignore", UserWarning)
+            match = match_genes(query_genes, genes, name="query", min_shared=_min_shared(len(genes), len(query_genes)))
         genes = genes[~match.is_missing]
     adata = _reference_copy(reference, genes, labels_key, batch_key, layer)
     genes = select_genes(adata, n_top_genes=n_top_genes, batch_key=batch_key)

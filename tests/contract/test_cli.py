@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from sklearn.metrics import accuracy_score, f1_score
+
+import transanno
+from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno._io import write_h5ad
+from transanno.cli import main
+
+QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: ad.AnnData, query: ad.AnnData) -> Path:
+    """Folder with ``reference.h5ad`` and ``query.h5ad``, which is the working directory, too."""
+    monkeypatch.chdir(tmp_path)
+    write_h5ad(reference, "reference.h5ad")
+    write_h5ad(query, "query.h5ad")
+    return tmp_path
+
+
+def annotate_by_reference(*more: str) -> list[str]:
+    return [
+        *["annotate", "--reference", "reference.h5ad", "--query", "query.h5ad", "--labels-key", "cell_type"],
+        *["--out", "out.h5ad", *QUICK, *more],
+    ]
+
+
+def annotate_by_model(folder: Path | str, *more: str) -> list[str]:
+    return ["annotate", "--model", str(folder), "--query", "query.h5ad", "--out", "out.h5ad", *more]
+
+
+def complaint(arguments: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that has to fail by a mistake of the user -> its error, which has to be one paragraph."""
+    before = set(os.listdir("."))
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert "Traceback" not in out + err
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("transanno: error: ")
+    assert err.count("transanno: error") == 1
+    assert set(os.listdir(".")) == before  # nothing was written
+    return last
+
+
+class TestAnnotate:
+    def test_with_a_reference_writes_everything(self, files: Path, capsys, changed, snapshot, query) -> None:
+        query.raw = query[:, :31].copy()
+        query.layers["other"] = query.X * 2
+        query.obsm["X_pca"] = np.random.default_rng(0).normal(size=(61, 7))
+        query.uns["note"] = "mine"
+        query.obs["free_text"] = ["same", "other"] * 30 + ["same"]
+        write_h5ad(query, "query.h5ad", compression="gzip")
+        before = snapshot(ad.read_h5ad("query.h5ad"))
+        code = main(annotate_by_reference("--save-model", "new/model", "--batch-key", "batch"))
+        out, err = capsys.readouterr()
+        assert code == 0, err
+        annotated = ad.read_h5ad("out.h5ad")
+        added = {"obs[transanno]", "obs[transanno_confidence]", "obsm[X_transanno]"}
+        assert changed(before, annotated) == added
+        assert changed(before, ad.read_h5ad("query.h5ad")) == set()
+        assert list(annotated.obs)[:2] == ["cell_type", "batch"]
+        assert "61 cells annotated" in out
+        assert "Epoch 1/2" in err
+        assert sorted(os.listdir(".")) == ["new", "out.h5ad", "query.h5ad", "reference.h5ad"]
+        assert os.listdir("new/model") == ["model.pt"]
+        model = TransAnno.load("new/model", False, accelerator="cpu")
+        assert model.summary_stats.n_cells == 97  # the model of the reference, not of the query
+
+    def test_equals_the_api(self, files: Path, reference, query, capsys) -> None:
+        settings = {"batch_key": "batch", "n_top_genes": 37, "max_epochs": 2, "seed": 5, "refine": False}
+        code = main(
+            annotate_by_reference(
+                *["--batch-key", "batch", "--n-top-genes", "37", "--seed", "5", "--no-refine", "--key-added", "found"]
+            )
+        )
+        assert code == 0
+        tl.annotate(
+            query,
+            reference,
+            labels_key="cell_type",
+            key_added="found",
+            accelerator="cpu",
+            enable_progress_bar=False,
+            **settings,
+        )
+        annotated = ad.read_h5ad("out.h5ad")
+        assert (annotated.obs["found"].astype(str) == query.obs["found"].astype(str)).all()
+        np.testing.assert_allclose(annotated.obs["found_confidence"], query.obs["found_confidence"], atol=1e-6)
+        np.testing.assert_allclose(annotated.obsm["X_transanno"], query.obsm["X_transanno"], atol=1e-5)
+
+    def test_prints_scores_as_scikit_learn_computes_them(self, files: Path, saved_reference, capsys) -> None:
+        assert main(annotate_by_model(saved_reference, "--quiet")) == 0
+        out, err = capsys.readouterr()
+        obs = ad.read_h5ad("out.h5ad").obs.astype({"cell_type": str, "transanno": str})
+        expected = [
+            f"accuracy: {accuracy_score(obs['cell_type'], obs['transanno']):.4f}",
+            f"macro-F1: {f1_score(obs['cell_type'], obs['transanno'], average='macro'):.4f}",
+        ]
+        assert out.splitlines() == [*expected, "labeled cells: 61, types: 3"]
+        assert err == ""
+
+    def test_unknown_types_are_left_out_of_the_scores(self, files: Path, saved_reference, query, capsys) -> None:
+        query.obs["truth"] = query.obs["cell_type"].astype(str)
+        query.obs.iloc[:7, query.obs.columns.get_loc("truth")] = "new type"
+        query.obs.iloc[7:12, query.obs.columns.get_loc("truth")] = "Unknown"  # means: no label
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_model(saved_reference, "--labels-key", "truth")) == 0
+        out = capsys.readouterr().out
+        assert "labeled cells: 49, types: 3" in out
+        assert "reference does not have their types: 7 cells, types: 1 (new type)" in out
+
+    def test_labels_of_the_query_have_no_influence(self, files: Path, query, capsys) -> None:
+        assert main(annotate_by_reference()) == 0
+        first = ad.read_h5ad("out.h5ad")
+        query.obs["cell_type"] = query.obs["cell_type"].to_numpy()[::-1]
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_reference()) == 0
+        second = ad.read_h5ad("out.h5ad")
+        np.testing.assert_array_equal(first.obs["transanno_confidence"], second.obs["transanno_confidence"])
+        assert (first.obs["transanno"].astype(str) == second.obs["transanno"].astype(str)).all()
+        assert (second.obs["cell_type"].to_numpy() == query.obs["cell_type"].to_numpy()).all()
+
+    def test_a_query_without_labels_is_annotated_without_scores(self, files, saved_reference, query, capsys) -> None:
+        del query.obs["cell_type"]
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_model(saved_reference)) == 0
+        out = capsys.readouterr().out
+        assert "accuracy" not in out
+        assert "predicted type" in out
+        assert main(annotate_by_model(saved_reference, "--quiet")) == 0
+        assert capsys.readouterr() == ("", "")
+
+    def test_counts_may_be_in_a_layer(self, files: Path, reference, query, capsys) -> None:
+        for adata, name in ((reference, "reference.h5ad"), (query, "query.h5ad")):
+            adata.layers["counts"] = adata.X.copy()
+            adata.X = sp.csr_matrix(np.log1p(adata.X.toarray() / 7))
+            write_h5ad(adata, name)
+        assert main(annotate_by_reference("--layer", "counts")) == 0
+        assert "accuracy" in capsys.readouterr().out
+
+    def test_starts_from_a_pretrained_model(self, files: Path, saved_pretrained, capsys) -> None:
+        assert main(annotate_by_reference("--pretrained", str(saved_pretrained), "--save-model", "model")) == 0
+        assert TransAnno.load("model", False, accelerator="cpu").was_pretrained_
+
+    def test_a_saved_model_is_replaced_on_request_only(self, files: Path, capsys) -> None:
+        assert main(annotate_by_reference("--save-model", "model")) == 0
+        first = Path("model/model.pt").read_bytes()
+        capsys.readouterr()
+        assert "pass --overwrite" in complaint(annotate_by_reference("--save-model", "model"), capsys)
+        assert Path("model/model.pt").read_bytes() == first
+        assert main(annotate_by_reference("--save-model", "model", "--overwrite", "--seed", "1")) == 0
+        assert Path("model/model.pt").read_bytes() != first
+        Path("model/notes.txt").touch()
+        assert "nothing but a model" in complaint(annotate_by_reference("--save-model", "model", "--overwrite"), capsys)
+
+    def test_our_warnings_are_lines_and_shown_once(self, files: Path, reference, capsys) -> None:
+        reference.obs["cell_type"] = pd.Categorical([None] * 5 + reference.obs["cell_type"].tolist()[5:])
+        write_h5ad(reference, "reference.h5ad")
+        assert main(annotate_by_reference("--quiet")) == 0
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert lines[0].startswith("transanno: warning: 5 cells have no value in obs['cell_type']")
+
+    def test_an_earlier_annotation_is_replaced_with_a_warning(self, files, saved_reference, query, capsys) -> None:
+        query.obs["transanno"] = "old"
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_model(saved_reference, "--quiet")) == 0
+        assert "transanno: warning: The query has a column 'transanno'" in capsys.readouterr().err
+        assert "old" not in set(ad.read_h5ad("out.h5ad").obs["transanno"])
+
+
+def _log_normalize(adata: ad.AnnData) -> ad.AnnData:
+    counts = adata.X.toarray()
+    adata.X = sp.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)), dtype=np.float32)
+    return adata
+
+
+def _put(value: float) -> Callable[[ad.AnnData], ad.AnnData]:
+    def change(adata: ad.AnnData) -> ad.AnnData:
+        adata.X[3, :11] = value
+        return adata
+
+    return change
+
+
+def _one_class(adata: ad.AnnData) -> ad.AnnData:
+    adata.obs["cell_type"] = "T cell"
+    return adata
+
+
+def _no_label(adata: ad.AnnData) -> ad.AnnData:
+    adata.obs["cell_type"] = "Unknown"
+    return adata
+
+
+def _drop_labels(adata: ad.AnnData) -> ad.AnnData:
+    del adata.obs["cell_type"]
+    return adata
+
+
+def _repeat_a_gene(adata: ad.AnnData) -> ad.AnnData:
+    adata.var_names = [adata.var_names[1], *adata.var_names[1:]]
+    return adata
+
+
+def _other_genes(adata: ad.AnnData) -> ad.AnnData:
+    adata.var_names = [f"other{i}" for i in range(adata.n_vars)]
+    return adata
+
+
+BAD_DATA = [
+    pytest.param("reference", _log_normalize, r"reference.X looks log1p-normalized", id="logged reference"),
+    pytest.param("query", _log_normalize, r"query.X looks log1p-normalized", id="logged query"),
+    pytest.param("reference", _put(-1.0), "never negative", id="negative reference"),
+    pytest.param("query", _put(-1.0), "query.X looks scaled", id="negative query"),
+    pytest.param("reference", _put(np.nan), "NaN or infinite", id="NaN in reference"),
+    pytest.param("query", _put(np.nan), "query.X holds 11 NaN", id="NaN in query"),
+    pytest.param("reference", _one_class, "1 cell type: 'T cell'", id="one class"),
+    pytest.param("reference", _no_label, "every cell is unlabeled", id="no labeled cell"),
+    pytest.param("reference", _drop_labels, "labels_key='cell_type' is not a column", id="no label column"),
+    pytest.param("reference", _repeat_a_gene, "reference has 1 gene name", id="repeated gene"),
+    pytest.param("reference", lambda adata: adata[:0].copy(), "reference has 0 cells", id="empty reference"),
+    pytest.param("query", lambda adata: adata[:0].copy(), "query has 0 cells", id="empty query"),
+    pytest.param("query", _other_genes, "Unmatched names look like other0", id="other genes"),
+]
+
+
+class TestMistakes:
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning:anndata")
+    @pytest.mark.parametrize(("name", "spoil", "expected"), BAD_DATA)
+    def test_bad_data_are_explained(self, files, reference, query, name, spoil, expected, capsys) -> None:
+        adata = {"reference": reference, "query": query}[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy: changing the pattern of a sparse matrix is slow
+            adata = spoil(adata)
+        write_h5ad(adata, f"{name}.h5ad")
+        started = time.perf_counter()
+        assert expected in complaint(annotate_by_reference("--max-epochs", "100000"), capsys)
+        assert time.perf_counter() - started < 20  # found before training
+
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            (["--batch-key", "btch"], "Did you mean 'batch'?"),
+            (["--layer", "counts"], "layer='counts' is not a layer of query"),
+            (["--pretrained", "nowhere"], "nowhere is not a saved model"),
+            (["--out", "query.h5ad"], "is the file of --query"),
+            (["--out", "./reference.h5ad"], "is the file of --reference"),
+            (["--out", "out.csv"], "does not end in .h5ad"),
+            (["--out", "query.h5ad/out.h5ad"], "is a file, where a folder is needed"),
+            (["--plots", "query.h5ad"], "is a file, where a folder is needed"),
+            (["--query", "nowhere.h5ad"], "The query file nowhere.h5ad does not exist"),
+            (["--reference", "."], "The reference . is a folder"),
+            (["--key-added", "cell_type"], "which the predictions would replace"),
+            (["--key-added", "a/b"], "cannot be the name of a column"),
+            (["--n-top-genes", "none"], "'none' is not a whole number of 1 or more"),
+            (["--max-epochs", "0"], "'0' is not a whole number of 1 or more"),
+            (["--overwrite"], "only goes with --save-model"),
+            (["--model", "model"], "not allowed with argument --reference"),
+            (["--referenc", "reference.h5ad"], "unrecognized arguments: --referenc"),
+        ],
+    )
+    def test_bad_options_are_explained(self, files: Path, more: list[str], expected: str, capsys) -> None:
+        assert expected in complaint(annotate_by_reference(*more), capsys)
+
+    @pytest.mark.parametrize(
+        ("arguments", "expected"),
+        [
+            ([], "required: COMMAND"),
+            (["anotate"], "invalid choice: 'anotate'"),
+            (["annotate", "--query", "q.h5ad", "--out", "o.h5ad"], "--reference --model is required"),
+            (
+                ["annotate", "--reference", "r.h5ad", "--query", "q.h5ad", "--out", "o.h5ad"],
+                "--labels-key is missing",
+            ),
+            (annotate_by_model("model", "--n-top-genes", "31"), "--n-top-genes only goes with --reference"),
+            (["pretrain", "--data", "nowhere.h5ad", "--save-model", "m"], "The data file nowhere.h5ad does not exist"),
+        ],
+    )
+    def test_bad_commands_are_explained(self, files, arguments: list[str], expected: str, capsys) -> None:
+        assert expected in complaint(arguments, capsys)
+
+    @pytest.mark.parametrize("content", [b"not a model", b""])
+    def test_damaged_models_are_explained(self, files: Path, content: bytes, capsys) -> None:
+        Path("damaged").mkdir()
+        Path("damaged/model.pt").write_bytes(content)
+        assert "model.pt is damaged" in complaint(annotate_by_model("damaged"), capsys)
+
+    def test_other_models_are_explained(self, files: Path, saved_pretrained, saved_reference, capsys) -> None:
+        assert "holds a TransAnnoPretrain model" in complaint(annotate_by_model(saved_pretrained), capsys)
+        assert "is not a saved model" in complaint(annotate_by_model("nowhere"), capsys)
+        expected = "holds a TransAnno model"
+        assert expected in complaint(annotate_by_reference("--pretrained", str(saved_reference)), capsys)
+
+    def test_a_column_only_for_scores_has_to_exist(self, files: Path, saved_reference, capsys) -> None:
+        found = complaint(annotate_by_model(saved_reference, "--labels-key", "truth"), capsys)
+        assert "--labels-key='truth' is not a column of query.obs" in found
+
+    def test_an_unreadable_query_is_explained(self, files: Path, saved_reference, capsys) -> None:
+        Path("query.h5ad").write_text("cell,gene\n")
+        assert "cannot be read as h5ad" in complaint(annotate_by_model(saved_reference), capsys)
+
+    def test_debug_shows_the_traceback(self, files: Path, capsys) -> None:
+        assert main(annotate_by_reference("--query", "nowhere.h5ad", "--debug")) == 2
+        assert "Traceback" in capsys.readouterr().err
+
+    def test_unexpected_errors_are_code_1(self, files: Path, saved_reference, monkeypatch, capsys) -> None:
+        def fail(*args, **kwargs):
+            raise RuntimeError("cosmic ray")
+
+        monkeypatch.setattr(tl, "annotate", fail)
+        assert main(annotate_by_model(saved_reference)) == 1
+        assert "transanno: error: unexpected RuntimeError: cosmic ray" in capsys.readouterr().err
+
+
+class TestKilled:
+    """``out.h5ad`` is a good file of an earlier run; whatever happens, it stays one."""
+
+    def test_an_error_while_writing(self, files: Path, saved_reference, monkeypatch, capsys) -> None:
+        assert main(annotate_by_model(saved_reference)) == 0
+        good = Path("out.h5ad").read_bytes()
+
+        def write_half(self: ad.AnnData, path: Path, **kwargs) -> None:
+            Path(path).write_bytes(good[: len(good) // 2])
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(ad.AnnData, "write_h5ad", write_half)
+        capsys.readouterr()
+        assert "No space left on device" in complaint(annotate_by_model(saved_reference), capsys)
+        assert Path("out.h5ad").read_bytes() == good
+
+    @needs_signals
+    @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+    def test_a_signal_while_writing(self, files: Path, saved_reference, signum: int) -> None:
+        assert main(annotate_by_model(saved_reference)) == 0
+        good = Path("out.h5ad").read_bytes()
+        code = (
+            "import os, pathlib, sys, anndata\n"
+            "def write_half(self, path, **kwargs):\n"
+            "    good = pathlib.Path('out.h5ad').read_bytes()\n"
+            "    pathlib.Path(path).write_bytes(good[: len(good) // 2])\n"
+            f"    os.kill(os.getpid(), {int(signum)})\n"
+            "anndata.AnnData.write_h5ad = write_half\n"
+            "from transanno.cli import main\n"
+            "sys.exit(main(sys.argv[1:]))\n"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", code, *annotate_by_model(saved_reference)], capture_output=True, text=True
+        )
+        assert run.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[signum]
+        assert "Traceback" not in run.stderr
+        assert Path("out.h5ad").read_bytes() == good
+        leftovers = [name for name in os.listdir(".") if name.startswith(".out.h5ad.tmp-")]
+        assert len(leftovers) == (signum == signal.SIGKILL)
+
+    @needs_signals
+    def test_an_interrupt_while_training(self, files: Path) -> None:
+        before = sorted(os.listdir("."))
+        arguments = annotate_by_reference("--max-epochs", "1000", "--save-model", "model")
+        run = subprocess.Popen(
+            [sys.executable, "-m", "transanno.cli", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.startswith("Epoch 100/"):
+                break
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=30)
+        assert run.returncode == 130
+        assert err.splitlines()[-1] == "transanno: interrupted"
+        assert "Traceback" not in err
+        assert sorted(os.listdir(".")) == before
+
+
+class TestOtherCommands:
+    def test_pretrain_writes_a_model(self, files: Path, capsys) -> None:
+        arguments = ["pretrain", "--data", "query.h5ad", "--save-model", "new/model", "--batch-key", "batch"]
+        assert main([*arguments, "--n-top-genes", "37", *QUICK]) == 0
+        assert "Pretrained on 61 cells and 37 genes" in capsys.readouterr().out
+        model = TransAnnoPretrain.load("new/model", False, accelerator="cpu")
+        assert len(model.genes) == 37
+        assert "pass --overwrite" in complaint(arguments, capsys)
+
+    def test_pretrain_explains_bad_data(self, files: Path, query, capsys) -> None:
+        write_h5ad(_log_normalize(query), "query.h5ad")
+        arguments = ["pretrain", "--data", "query.h5ad", "--save-model", "model"]
+        assert "data.X looks log1p-normalized" in complaint(arguments, capsys)
+        assert "--batch-key='b' is not a column" in complaint([*arguments, "--batch-key", "b"], capsys)
+
+    def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert main(["demo", "--out", "demo", "--max-epochs", "7", "--accelerator", "cpu"]) == 0
+        out, err = capsys.readouterr()
+        assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "umap.png"]
+        assert os.listdir(".") == ["demo"]
+        for name in ("confusion_matrix.png", "umap.png"):
+            assert Path("demo", name).read_bytes().startswith(b"\x89PNG")
+        accuracy = float(out.split("accuracy: ")[1].split()[0])
+        assert accuracy > 0.6
+        assert "macro-F1: " in out
+        annotated = ad.read_h5ad("demo/annotated.h5ad")
+        assert list(annotated.obs) == ["cell_type", "transanno", "transanno_confidence"]
+        # Libraries' own words do not reach the terminal.
+        assert {line.split(" ")[0] for line in err.splitlines()} <= {"466", "Epoch", "Annotating", "Wrote", "Computing"}
+
+    @pytest.mark.parametrize("command", [[], ["annotate"], ["pretrain"], ["demo"]])
+    def test_help_says_how_it_is_used(self, command: list[str], capsys) -> None:
+        assert main([*command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(" ".join(["usage: transanno", *command]))
+
+    def test_version_is_that_of_the_package(self, capsys) -> None:
+        assert main(["--version"]) == 0
+        assert capsys.readouterr().out == f"transanno {transanno.__version__}\n"
+
+    def test_help_loads_nothing_heavy(self) -> None:
+        code = (
+            "import sys; from transanno.cli import main; main(['annotate', '--help'])\n"
+            "assert not {'numpy', 'pandas', 'torch', 'scanpy', 'matplotlib'} & set(sys.modules)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

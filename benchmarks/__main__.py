@@ -8,6 +8,8 @@ from importlib import import_module
 BENCHMARKS = {
     "speed": "training and prediction throughput and peak memory, against scANVI and CellTypist",
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
+    "ablation": "what each part of the default model is worth, over many tasks",
+    "adaptation": "training on the unlabeled query: before, after, and undone by the guard",
 }
 
 
@@ -17,7 +19,7 @@ def main() -> int:
         return import_module(f"benchmarks.{arguments[0]}").main(arguments[1:])
     print("usage: python -m benchmarks NAME [options]; python -m benchmarks NAME --help lists the options\n")
     for name, about in BENCHMARKS.items():
-        print(f"  {name:<8}{about}")
+        print(f"  {name:<12}{about}")
     return 0 if not arguments or arguments[0] in ("-h", "--help") else 2
 
 

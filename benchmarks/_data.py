@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,14 @@ def _is_kept(adata: AnnData, *, column: str, op: str, values: Sequence[str]):
 # -- results out -----------------------------------------------------------------------------------------------------
 
 
-def run_info(command: Sequence[str], *, packages: Iterable[str]) -> dict[str, Any]:
-    """What a number depends on beside the code: date, machine, versions, command."""
+def run_info(name: str, arguments: Sequence[str], *, packages: Iterable[str]) -> dict[str, Any]:
+    """What a number depends on beside the code: command, date, machine, versions."""
+    kept = list(arguments)
+    if "--out" in kept:  # a path on this machine, and without influence
+        del kept[kept.index("--out") : kept.index("--out") + 2]
     return {
-        "command": " ".join(["python -m benchmarks", *command]),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "command": " ".join(["python -m benchmarks", name, *kept]),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         # Above 0 something else was running, and times are too long.

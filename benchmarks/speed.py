@@ -385,7 +385,7 @@ def main(arguments: Sequence[str]) -> int:
         cores=given.cores,
         seed=given.seed,
     )
-    info = run_info(_command(arguments), packages=PACKAGES)
+    info = run_info("speed", arguments, packages=PACKAGES)
     _limit_cores(options.cores)
     results = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -398,15 +398,6 @@ def main(arguments: Sequence[str]) -> int:
     numbers = {"options": asdict(options), "data": data, "bars": bars, "results": results}
     write_results("speed", given.out, info, report(results, bars, data, options), numbers)
     return int(given.check and not all(bar["passed"] for bar in bars))
-
-
-def _command(arguments: Sequence[str]) -> list[str]:
-    """The arguments as they are quoted in the report; where it was written is nobody's business."""
-    kept = list(arguments)
-    if "--out" in kept:
-        position = kept.index("--out")
-        del kept[position : position + 2]
-    return ["speed", *kept]
 
 
 if __name__ == "__main__":

@@ -232,9 +232,7 @@ def changed() -> Callable[[dict[str, Any], ad.AnnData], set[str]]:
         after = _snapshot(adata)
         names = before.keys() | after.keys()
         return {
-            name
-            for name in names
-            if name not in before or name not in after or not _is_same(before[name], after[name])
+            name for name in names if name not in before or name not in after or not _is_same(before[name], after[name])
         }
 
     return compare

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,6 +108,19 @@ def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, n
     counts = align_counts(adata, match, layer=layer, name=name)
     check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
     return AlignedData(counts, match.is_missing, _read_obs(data, adata, spec), spec)
+
+
+def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> None:
+    """Raise what mapping the query would raise for its counts, before minutes go into training.
+
+    ``genes`` are those of the reference; how many of them the query has to share is decided later.
+    """
+    check_not_empty(query, name="query")
+    check_layer(query, layer, name="query")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
+        counts = align_counts(query, match_genes(query.var_names, genes, min_shared=1), layer=layer)
+        check_counts(counts, name="query.X" if layer is None else f'query.layers["{layer}"]')
 
 
 def _read_obs(data: AnnData | MuData, adata: AnnData, spec: DataSpec) -> pd.DataFrame:

@@ -34,7 +34,7 @@ _RAW_COUNTS_CURE = (
 )
 
 
-class _Message(str):
+class Message(str):
     """Text of a KeyError: `str(KeyError(text))` shows the repr of its argument, quotes and escapes included."""
 
     def __repr__(self) -> str:
@@ -203,7 +203,7 @@ def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> N
         return
     columns = [str(column) for column in adata.obs.columns]
     raise KeyError(
-        _Message(f"{argument}={key!r} is not a column of {name}.obs. {_did_you_mean(key, columns, what='Columns')}")
+        Message(f"{argument}={key!r} is not a column of {name}.obs. {_did_you_mean(key, columns, what='Columns')}")
     )
 
 
@@ -213,7 +213,7 @@ def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:
         return
-    raise KeyError(_Message(f"layer={layer!r} is not a layer of {name}. {_did_you_mean(layer, layers, what='Layers')}"))
+    raise KeyError(Message(f"layer={layer!r} is not a layer of {name}. {_did_you_mean(layer, layers, what='Layers')}"))
 
 
 def check_unique_genes(var_names: Iterable[str], *, name: str) -> None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning turns one during training into an exit
             return _interrupted()
-        return int(stop.code or 0)
+        return stop.code if isinstance(stop.code, int) else _UNEXPECTED
     except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         print(f"transanno: error: unexpected {type(error).__name__}: {one_paragraph(error)}", file=sys.stderr)

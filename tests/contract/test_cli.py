@@ -82,6 +82,8 @@ class TestAnnotate:
         model = TransAnno.load("new/model", False, accelerator="cpu")
         assert model.summary_stats.n_cells == 97  # the model of the reference, not of the query
 
+    # scanpy 1.12 sorts in place, which pandas 3 deprecates.
+    @pytest.mark.filterwarnings("ignore:The inplace keyword in DataFrame.sort_values:DeprecationWarning:scanpy")
     def test_equals_the_api(self, files: Path, reference, query, capsys) -> None:
         settings = {"batch_key": "batch", "n_top_genes": 37, "max_epochs": 2, "seed": 5, "refine": False}
         code = main(
@@ -145,6 +147,18 @@ class TestAnnotate:
         assert "predicted type" in out
         assert main(annotate_by_model(saved_reference, "--quiet")) == 0
         assert capsys.readouterr() == ("", "")
+
+    def test_labels_that_the_model_does_not_know_give_no_scores(self, files, saved_reference, query, capsys) -> None:
+        query.obs["cell_type"] = "new type"
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_model(saved_reference)) == 0
+        assert "No scores: no cell has a label in obs['cell_type']" in capsys.readouterr().out
+
+    def test_too_few_cells_for_a_umap_are_a_warning(self, files, saved_reference, query, capsys) -> None:
+        write_h5ad(query[:7].copy(), "query.h5ad")
+        assert main(annotate_by_model(saved_reference, "--plots", "plots", "--quiet")) == 0
+        assert os.listdir("plots") == ["confusion_matrix.png"]
+        assert "transanno: warning: No UMAP was drawn: the query has 7 cells" in capsys.readouterr().err
 
     def test_counts_may_be_in_a_layer(self, files: Path, reference, query, capsys) -> None:
         for adata, name in ((reference, "reference.h5ad"), (query, "query.h5ad")):

@@ -138,13 +138,17 @@ class TestCallbacks:
         # conformance 19
         recorder, users_list = RecordCells(), [Callback()]
         callbacks = [recorder, *(users_list if with_callbacks else [])]
-        new_model.train(4, n_samples_per_label=5, callbacks=callbacks, datasplitter_kwargs={"class_balance": 0.0}, **fast)
+        new_model.train(
+            4, n_samples_per_label=5, callbacks=callbacks, datasplitter_kwargs={"class_balance": 0.0}, **fast
+        )
         assert len(callbacks) == 1 + with_callbacks  # the user's list is left as it was
         position = cells_of(reference)
         drawn = [sorted(position[cell] for cell in epoch) for epoch in recorder.epochs]
         labels = reference.obs["cell_type"].to_numpy()
         for epoch in drawn:
-            assert {label: int((labels[epoch] == label).sum()) for label in set(labels)} == dict.fromkeys(set(labels), 5)
+            assert {label: int((labels[epoch] == label).sum()) for label in set(labels)} == dict.fromkeys(
+                set(labels), 5
+            )
         assert len(set(map(tuple, drawn))) > 1
 
 
@@ -265,7 +269,9 @@ class TestArguments:
 
     def test_default_number_of_epochs(self, new_model, monkeypatch, fast):
         seen = []
-        monkeypatch.setattr(TransAnno, "_run_training", lambda self, splitter, *, max_epochs, **kw: seen.append(max_epochs))
+        monkeypatch.setattr(
+            TransAnno, "_run_training", lambda self, splitter, *, max_epochs, **kw: seen.append(max_epochs)
+        )
         new_model.train(**fast)
         assert seen == [120]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import warnings
 from collections.abc import Iterable
 
 import numpy as np
@@ -17,10 +16,10 @@ from transanno._cli._outputs import check_model_folder, check_output_file, check
 from transanno._cli._progress import progress_arguments
 from transanno._constants import CONFIDENCE_SUFFIX
 from transanno._demo import LABELS_KEY, load_demo
-from transanno._genes import align_counts, match_genes
 from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
+from transanno._query import check_query
 from transanno._scores import Scores, format_table, score
-from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno._validation import check_obs_column, check_unique_genes
 from transanno.models import TransAnno
 
 
@@ -96,7 +95,7 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
     check_unique_genes(reference.var_names, name="reference")
-    _check_query(query, reference, args.layer)
+    check_query(query, reference.var_names, layer=args.layer)
     console.step(f"Training on {args.reference}")
     return tl.fit_reference(
         reference,
@@ -114,17 +113,6 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
     )
 
 
-def _check_query(query: AnnData, reference: AnnData, layer: str | None) -> None:
-    """Raise what prediction would raise for the query, before the reference is trained on."""
-    check_not_empty(query, name="query")
-    check_layer(query, layer, name="query")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # training and prediction warn of the same
-        match = match_genes(query.var_names, reference.var_names, min_shared=1)
-        counts = align_counts(query, match, layer=layer)
-        check_counts(counts, name="query.X" if layer is None else f'query.layers["{layer}"]')
-
-
 def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console: Console, *, hidden: set[str]) -> None:
     """Write predictions and cell states into the query, whose labels are out of reach meanwhile."""
     console.step(f"Annotating {query.n_obs} cells")
@@ -138,6 +126,7 @@ def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console
             refine=args.refine,
             key_added=args.key_added,
             seed=args.seed,
+            accelerator=args.accelerator,
         )
         for key in (args.key_added, f"{args.key_added}{CONFIDENCE_SUFFIX}"):
             obs[key] = query.obs[key]

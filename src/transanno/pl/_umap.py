@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, LATENT_KEY
-from transanno._validation import _Message, check_obs_column
+from transanno._validation import Message, check_obs_column
 from transanno.pl._figure import new_figure, save_figure, show_literally
 
 _PANEL = 4.0  # inches
@@ -73,7 +73,7 @@ def umap(
             f"basis={basis!r} is not in adata.obsm, which holds: {', '.join(map(str, adata.obsm)) or 'nothing'}. "
             f'Compute it with sc.pp.neighbors(adata, use_rep="{LATENT_KEY}") and sc.tl.umap(adata).'
         )
-        raise KeyError(_Message(message))
+        raise KeyError(Message(message))
     # In random order, else the last type covers the others.
     order = np.random.default_rng(0).permutation(adata.n_obs)
     xy = np.asarray(adata.obsm[basis])[order, :2]

@@ -9,6 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
+from transanno._query import check_query
 from transanno._seed import seeded
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.tl._reference import fit_reference
@@ -28,6 +29,7 @@ def annotate(
     refine: bool = True,
     key_added: str = KEY_ADDED,
     seed: int | None = 0,
+    accelerator: str = "auto",
     **train_kwargs: Any,
 ) -> TransAnno:
     """Annotate a query with the cell types of a reference, or of a trained model.
@@ -59,8 +61,10 @@ def annotate(
         Column of ``query.obs`` to write.
     seed
         Seed of all randomness; your session's generators are restored afterwards. ``None``: not seeded.
+    accelerator
+        Where to compute, see :class:`scvi.train.Trainer`.
     **train_kwargs
-        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``.
+        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``; only with ``reference``.
 
     Returns
     -------
@@ -92,6 +96,7 @@ def annotate(
                 "query is a MuData, but the reference is an AnnData. Pass the modality that holds the counts, "
                 'for example mdata["rna"].'
             )
+        check_query(query, reference.var_names, layer=layer)
         model = fit_reference(
             reference,
             labels_key,
@@ -102,10 +107,16 @@ def annotate(
             n_top_genes=n_top_genes,
             pretrained=pretrained,
             seed=seed,
+            accelerator=accelerator,
             **train_kwargs,
         )
+    elif train_kwargs or pretrained is not None:
+        unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
+        raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
     with seeded(seed):
-        query_model = TransAnno.load_query_data(query, model, unseen_labels="mask", layer=layer)
+        query_model = TransAnno.load_query_data(
+            query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
+        )
     query_model.predict(refine=refine, key_added=key_added)
     query.obsm[LATENT_KEY] = query_model.get_latent_representation()
     return query_model

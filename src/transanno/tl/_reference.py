@@ -18,6 +18,7 @@ from transanno._genes import align_counts, match_genes
 from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.models._base import as_model
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ def fit_reference(
             warnings.simplefilter("ignore", UserWarning)
             match = match_genes(query_genes, genes, name="query", min_shared=_min_shared(len(genes), len(query_genes)))
         genes = genes[~match.is_missing]
+    if pretrained is not None:
+        pretrained = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
+        # Genes without a pretrained embedding would start from nothing; a misfit is reported below.
+        known = genes[genes.isin(pretrained.genes)]
+        genes = known if len(known) >= _min_shared(len(genes), len(pretrained.genes)) else genes
     adata = _reference_copy(reference, genes, labels_key, batch_key, layer)
     genes = select_genes(adata, n_top_genes=n_top_genes, batch_key=batch_key)
     adata = adata[:, genes].copy()

@@ -1,0 +1,54 @@
+"""Training on the unlabeled query: predictions before and after, and whether the guard undid it.
+
+Every reference is set up with its batch column, also where batch and type coincide and users are told not to: that is
+what the guard is for. The query's labels are removed before the model sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import accuracy_score, f1_score
+
+from benchmarks._data import BATCH, LABEL, RESULTS, load_pair, markdown_table, read_pairs, run_info, write_results
+
+
+def main(argv: list[str] | None = None) -> None:
+    import transanno
+
+    pairs = read_pairs()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks adaptation", description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", nargs="+", default=list(pairs), choices=list(pairs))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    rows = []
+    for name in arguments.pairs:
+        reference, query = load_pair(pairs[name])
+        truth = query.obs.pop(LABEL).to_numpy()
+        known = np.isin(truth, reference.obs[LABEL].unique())
+
+        def scores(predicted: np.ndarray, truth=truth, known=known) -> list[str]:
+            truth, predicted = truth[known], predicted[known]
+            f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
+            return [f"{f1:.3f}", f"{accuracy_score(truth, predicted):.3f}"]
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = transanno.tl.fit_reference(
+                reference, LABEL, batch_key=BATCH, query_genes=query.var_names, enable_progress_bar=False
+            )
+            query_model = transanno.TransAnno.load_query_data(query, model)
+            before = query_model.predict(key_added=None)
+            query_model.train(enable_progress_bar=False)
+        undone = any("was undone" in str(warning.message) for warning in caught)
+        after = query_model.predict(key_added=None)
+        rows.append([name, *scores(before), *scores(after), "yes" if undone else "no"])
+        print(rows[-1], flush=True)
+    table = markdown_table(
+        ["pair", "macro-F1 before", "accuracy before", "macro-F1 after", "accuracy after", "undone by the guard"], rows
+    )
+    info = run_info(["adaptation", *(argv or [])], packages=["transanno", "scvi-tools", "torch"])
+    write_results("adaptation", arguments.out, info, ["One seed.", table], {"rows": rows})

@@ -72,13 +72,13 @@ def _is_kept(adata: AnnData, *, column: str, op: str, values: Sequence[str]):
 # -- results out -----------------------------------------------------------------------------------------------------
 
 
-def run_info(name: str, arguments: Sequence[str], *, packages: Iterable[str]) -> dict[str, Any]:
+def run_info(command: Sequence[str], *, packages: Iterable[str]) -> dict[str, Any]:
     """What a number depends on beside the code: command, date, machine, versions."""
-    kept = list(arguments)
+    kept = list(command)
     if "--out" in kept:  # a path on this machine, and without influence
         del kept[kept.index("--out") : kept.index("--out") + 2]
     return {
-        "command": " ".join(["python -m benchmarks", name, *kept]),
+        "command": " ".join(["python -m benchmarks", *kept]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),

@@ -181,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of transanno (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for pairs.md and pairs.json")
     given = parser.parse_args(arguments)
-    info = run_info("pairs", arguments, packages=PACKAGES)
+    info = run_info(["pairs", *arguments], packages=PACKAGES)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,6 +12,14 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch.utils.data import DataLoader, Sampler
+
+
+@contextmanager
+def ignored_size_warnings() -> Iterator[None]:
+    """Without scvi-tools' warning of small last minibatches: they trouble batch norm, and there is none here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Last batch will have a small size")
+        yield
 
 
 class ClassBalancedSampler(Sampler[list[int]]):
@@ -32,6 +41,9 @@ class ClassBalancedSampler(Sampler[list[int]]):
         If given, at most so many labeled cells of every type are seen in an epoch.
     drop_last
         Whether to drop an incomplete last minibatch.
+    allow_repeats
+        Whether a cell may stand in a minibatch more than once. Files on disk cannot be read so; the minibatch is
+        then smaller.
     """
 
     def __init__(
@@ -42,12 +54,14 @@ class ClassBalancedSampler(Sampler[list[int]]):
         class_balance: float,
         n_samples_per_label: int | None = None,
         drop_last: bool = False,
+        allow_repeats: bool = True,
     ) -> None:
         self.codes = codes
         self.batch_size = batch_size
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label
         self.drop_last = drop_last
+        self.allow_repeats = allow_repeats
         self.n_samples = self._candidates().size
 
     def __len__(self) -> int:
@@ -70,7 +84,8 @@ class ClassBalancedSampler(Sampler[list[int]]):
             drawn = torch.multinomial(torch.from_numpy(weights), len(candidates), replacement=True)
         order = candidates[drawn.numpy()]
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield order[start : start + self.batch_size].tolist()
+            minibatch = order[start : start + self.batch_size]
+            yield (minibatch if self.allow_repeats else np.unique(minibatch)).tolist()
 
     def _candidates(self) -> np.ndarray:
         """Positions that take part in this epoch."""
@@ -115,9 +130,7 @@ class AnnotationDataSplitter(DataSplitter):
     ) -> None:
         if not 0.0 <= class_balance <= 1.0:
             raise ValueError(f"class_balance={class_balance} is outside [0, 1].")
-        with warnings.catch_warnings():
-            # It warns of small last minibatches, which trouble batch norm; there is none here.
-            warnings.filterwarnings("ignore", message="Last batch will have a small size")
+        with ignored_size_warnings():
             super().__init__(adata_manager, **kwargs)
         self.n_train: int
         self.n_val: int
@@ -175,6 +188,7 @@ class AnnotationDataSplitter(DataSplitter):
             class_balance=self.class_balance,
             n_samples_per_label=self.n_samples_per_label,
             drop_last=self.drop_last,
+            allow_repeats=not self.adata_manager.adata.isbacked,
         )
         dataset = self.adata_manager.create_torch_dataset(
             indices=self.train_idx.astype(int), load_sparse_tensor=self.load_sparse_tensor

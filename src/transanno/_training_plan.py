@@ -105,7 +105,8 @@ class TransAnnoTrainingPlan(TrainingPlan):
             lr=self.lr,
             betas=(0.9, 0.98),
             # One kernel for all parameters: a third of a training step on a CPU otherwise.
-            fused=self.module.device.type in {"cpu", "cuda"},
+            # Lightning cannot clip gradients of a fused optimizer in mixed precision.
+            fused=self.module.device.type in {"cpu", "cuda"} and self.trainer.precision == "32-true",
         )
         n_steps = max(int(self.trainer.estimated_stepping_batches), 1)
         n_warmup = max(int(self.warmup_fraction * n_steps), 1)

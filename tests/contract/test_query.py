@@ -220,6 +220,20 @@ class TestBatches:
         assert torch.equal(query_model.module.batch_embedding.weight[2], model.module.unknown_batch)
         assert (query_model.predict() == new_batch_query.obs["cell_type"].to_numpy()).mean() > 0.9
 
+    @pytest.mark.parametrize(("floor", "is_undone"), [(0.0, False), (1.1, True)], ids=["agrees", "contradicts"])
+    def test_adaptation_that_contradicts_sure_calls_is_undone(
+        self, floor, is_undone, model, new_batch_query, monkeypatch, fast
+    ):
+        monkeypatch.setattr("transanno.models._query_mapping._MIN_AGREEMENT", floor)
+        query_model = TransAnno.load_query_data(new_batch_query, model)
+        state, expected = weights(query_model), probabilities(query_model)
+        with warnings.catch_warnings(record=True) as record:
+            warnings.simplefilter("always")
+            query_model.train(2, **fast)
+        assert any("was undone" in str(warning.message) for warning in record) == is_undone
+        assert torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"]) == is_undone
+        assert probabilities(query_model).equals(expected) == is_undone
+
     def test_second_training_of_a_query_model(self, model, new_batch_query, fast):
         query_model = TransAnno.load_query_data(new_batch_query, model)
         query_model.train(1, **fast)

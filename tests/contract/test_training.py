@@ -276,6 +276,13 @@ class TestArguments:
         assert seen == [120]
 
 
+def test_batches_that_give_the_type_away_are_warned_of(reference, small, fast):
+    reference.obs["batch"] = "lane of " + reference.obs["cell_type"].astype(str)
+    TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
+    with pytest.warns(UserWarning, match="leaves 0% of the uncertainty.*without batch_key"):
+        TransAnno(reference, **small).train(1, **fast)
+
+
 class TestSeed:
     """Conformance 22."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,6 +48,7 @@ class TransAnnoBase(BaseModelClass):
 
     # The object that the user gave and that predictions are written to, where it is not `adata` itself.
     _target: AnnData | MuData | None = None
+    _target_layer: str | None = None
 
     @property
     def _spec(self) -> DataSpec:
@@ -55,6 +58,12 @@ class TransAnnoBase(BaseModelClass):
     def genes(self) -> pd.Index:
         """Gene vocabulary of the model, in the order of its weights ``(n_vars,)``."""
         return self._spec.vocabulary
+
+    def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
+        """Genes as scvi-tools wants them: an array, or for a MuData one per modality."""
+        if self.adata is None and self._spec.modality is not None and not legacy_mudata_format:
+            return {self._spec.modality: self.genes.to_numpy()}
+        return super().get_var_names(legacy_mudata_format=legacy_mudata_format)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -81,15 +90,22 @@ class TransAnnoBase(BaseModelClass):
             )
         n_steps = getattr(data_splitter, "n_train", 0) // max(getattr(data_splitter, "batch_size", 128), 1)
         trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
+        self.module.train()  # Lightning leaves a trained module in evaluation mode, without dropout
         plan = self._training_plan_cls(self.module, **plan_kwargs)
-        self._train_runner_cls(
-            self,
-            training_plan=plan,
-            data_splitter=data_splitter,
-            max_epochs=max_epochs,
-            **runner_kwargs,
-            **trainer_kwargs,
-        )()
+        was_trained = self.is_trained_
+        # A trained model without a history, as load_query_data makes it, would not be given one.
+        self.is_trained_ = was_trained and self.history_ is not None
+        try:
+            self._train_runner_cls(
+                self,
+                training_plan=plan,
+                data_splitter=data_splitter,
+                max_epochs=max_epochs,
+                **runner_kwargs,
+                **trainer_kwargs,
+            )()
+        finally:
+            self.is_trained_ = self.is_trained_ or was_trained
 
     def _initialize_module(self, datamodule: Any = None, *, genes: bool) -> None:
         """Start gene embeddings and mean expression from a sample of the training data."""
@@ -125,7 +141,7 @@ class TransAnnoBase(BaseModelClass):
             if target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
                 self._validate_anndata(registered)  # another model may have registered it since
                 return target, None
-        return target, align(target, self._spec, name="adata")
+        return target, align(target, self._spec, layer=self._target_layer if is_own else None, name="adata")
 
     def _minibatches(
         self,
@@ -249,13 +265,14 @@ class TransAnnoBase(BaseModelClass):
         if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
             return super().load(dir_path, adata, *args, **kwargs)
         aligned = align(adata, spec, name="adata")
-        model = super().load(dir_path, aligned.to_registrable(), *args, **kwargs)
+        with ignored_gene_warnings():
+            model = super().load(dir_path, aligned.to_registrable(), *args, **kwargs)
         model._attach(adata, aligned)
         return model
 
-    def _attach(self, target: AnnData | MuData, aligned: AlignedData) -> None:
-        """Remember whose cells these are and which genes they lack."""
-        self._target = target
+    def _attach(self, target: AnnData | MuData, aligned: AlignedData, *, layer: str | None = None) -> None:
+        """Remember whose cells these are, in which layer, and which genes they lack."""
+        self._target, self._target_layer = target, layer
         self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
 
 
@@ -273,6 +290,14 @@ def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) ->
     if not model.is_trained:
         raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")
     return model
+
+
+@contextmanager
+def ignored_gene_warnings() -> Iterator[None]:
+    """Without scvi-tools' warning of other genes: ours are matched by name, and checked when they are registered."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`var_names` for the loaded")
+        yield
 
 
 def default_max_epochs(n_obs: int) -> int:

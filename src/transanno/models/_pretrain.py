@@ -11,6 +11,7 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.utils import setup_anndata_dsp
 
+from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
 
@@ -73,23 +74,27 @@ class TransAnnoPretrain(TransAnnoBase):
         super().__init__(adata, registry)
         if adata is not None:
             self._validate_anndata(adata)  # another model may have been set up on it since
+        architecture = {
+            "encoder": encoder,
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_slots": n_slots,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "dropout_rate": dropout_rate,
+        }
         self.module = self._module_cls(
             n_input=self.summary_stats.n_vars,
             n_batch=self.summary_stats.n_batch,
-            encoder=encoder,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            n_slots=n_slots,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            dropout_rate=dropout_rate,
+            **architecture,
         )
         self._model_summary_string = (
             f"TransAnnoPretrain model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
             f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}"
         )
-        self.init_params_ = self._get_init_params(locals())
+        # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
+        self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
 
     def train(
         self,
@@ -131,14 +136,15 @@ class TransAnnoPretrain(TransAnnoBase):
         splitter = datamodule
         if datamodule is None:
             self._validate_anndata(self.adata)
-            splitter = DataSplitter(
-                self.adata_manager,
-                train_size=train_size,
-                validation_size=validation_size,
-                shuffle_set_split=shuffle_set_split,
-                batch_size=batch_size,
-                **(datasplitter_kwargs or {}),
-            )
+            with ignored_size_warnings():
+                splitter = DataSplitter(
+                    self.adata_manager,
+                    train_size=train_size,
+                    validation_size=validation_size,
+                    shuffle_set_split=shuffle_set_split,
+                    batch_size=batch_size,
+                    **(datasplitter_kwargs or {}),
+                )
         if not self.is_trained_:
             self._initialize_module(datamodule, genes=True)
         self._run_training(

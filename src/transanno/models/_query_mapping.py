@@ -16,7 +16,7 @@ from scvi.model.base import ArchesMixin
 
 from transanno._genes import match_genes
 from transanno._query import DataSpec, align
-from transanno.models._base import TransAnnoBase, as_model
+from transanno.models._base import TransAnnoBase, as_model, ignored_gene_warnings
 
 # Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
 _SURE, _MIN_AGREEMENT = 0.9, 0.95
@@ -93,15 +93,18 @@ class QueryMappingMixin(TransAnnoBase, ArchesMixin):
         spec = reference._spec
         aligned = align(adata, spec, layer=layer)
         if unseen_labels == "mask":
-            _mask_unseen_labels(aligned.obs, spec, reference._classes)
-        model = super().load_query_data(
-            aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
-        )
+            _mask_unseen_labels(
+                aligned.obs, spec, reference._classes, reference.registry["setup_args"]["unlabeled_category"]
+            )
+        with ignored_gene_warnings():
+            model = super().load_query_data(
+                aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
+            )
         n_reference_batches = reference.module.batch_embedding.num_embeddings
         model.module.start_new_batches(n_reference_batches)
         model.n_reference_batches_ = n_reference_batches
         model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
-        model._attach(adata, aligned)
+        model._attach(adata, aligned, layer=layer)
         # scvi-tools hands the reference's training record down to the query model.
         model.history_ = None
         model.train_indices_ = model.validation_indices_ = model.test_indices_ = None
@@ -174,8 +177,8 @@ class QueryMappingMixin(TransAnnoBase, ArchesMixin):
             )
 
 
-def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray) -> None:
-    """Turn labels that the model does not know into missing ones, in our copy of ``obs``."""
+def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:
+    """Turn labels that the model does not know into the unlabeled category, in our copy of ``obs``."""
     if spec.labels_key in obs:
         labels = obs[spec.labels_key]
-        obs[spec.labels_key] = labels.where(labels.astype(str).isin(classes.astype(str)), None)
+        obs[spec.labels_key] = labels.where(labels.astype(str).isin(classes.astype(str)), unlabeled_category)

@@ -102,17 +102,20 @@ class TransAnno(QueryMappingMixin):
                 f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
                 "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
             )
+        architecture = {
+            "encoder": encoder,
+            "n_hidden": n_hidden,
+            "n_latent": n_latent,
+            "n_slots": n_slots,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "dropout_rate": dropout_rate,
+        }
         self.module = self._module_cls(
             n_input=self.summary_stats.n_vars,
             n_batch=self.summary_stats.n_batch,
             n_labels=len(classes) + 1,
-            encoder=encoder,
-            n_hidden=n_hidden,
-            n_latent=n_latent,
-            n_slots=n_slots,
-            n_layers=n_layers,
-            n_heads=n_heads,
-            dropout_rate=dropout_rate,
+            **architecture,
         )
         self.was_pretrained_ = False
         self.training_prior_: list[float] | None = None
@@ -124,7 +127,8 @@ class TransAnno(QueryMappingMixin):
             f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}, cell types: {len(classes)}"
         )
-        self.init_params_ = self._get_init_params(locals())
+        # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
+        self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
 
     @property
     def _training_prior(self) -> np.ndarray:
@@ -179,7 +183,7 @@ class TransAnno(QueryMappingMixin):
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
             cls.setup_anndata(adata, labels_key, unlabeled_category, layer=layer, batch_key=batch_key)
-        arguments = {**source.init_params_["non_kwargs"], "datamodule": None, **model_kwargs}
+        arguments = {**source.init_params_["non_kwargs"], **model_kwargs}
         model = cls(adata, **arguments)
         match = match_genes(model.genes, source.genes, name="reference")
         transfer_weights(

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scvi import REGISTRY_KEYS
+from torch.nn import functional as F
+
+from transanno._module import TransAnnoModule
+from transanno.nn import normalize_counts
+
+N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
+SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
+
+
+def make_module(n_vars: int = N_VARS, n_labels: int = N_CLASSES + 1, **kwargs) -> TransAnnoModule:
+    module = TransAnnoModule(n_vars, N_BATCH, n_labels, **(SMALL | kwargs))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return module
+
+
+def make_tensors(n_vars: int = N_VARS) -> dict[str, torch.Tensor]:
+    labels = torch.arange(N_OBS) % (N_CLASSES + 1)  # every fourth cell is unlabeled
+    return {
+        REGISTRY_KEYS.X_KEY: torch.poisson(torch.full((N_OBS, n_vars), 4.0)),
+        REGISTRY_KEYS.BATCH_KEY: torch.arange(N_OBS)[:, None] % N_BATCH,
+        REGISTRY_KEYS.LABELS_KEY: labels[:, None],
+    }
+
+
+@pytest.fixture
+def module() -> TransAnnoModule:
+    return make_module().eval()
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    return make_tensors()
+
+
+def classification_by_hand(logits: torch.Tensor, labels: torch.Tensor, smoothing: float) -> float:
+    losses = []
+    for row, label in zip(logits.tolist(), labels.flatten().tolist(), strict=True):
+        if label == N_CLASSES:
+            continue
+        log_sum = math.log(sum(math.exp(x) for x in row))
+        nll = [log_sum - x for x in row]
+        losses.append((1 - smoothing) * nll[label] + smoothing * sum(nll) / N_CLASSES)
+    return sum(losses) / len(losses)
+
+
+def reconstruction_by_hand(x, is_hidden, bin_logits, genes) -> tuple[list[float], float]:
+    per_cell, n_right, n_hidden = [], 0, 0
+    for i in range(len(x)):
+        losses = []
+        for j, gene in enumerate(genes.tolist()):
+            if not is_hidden[i, gene]:
+                continue
+            target = min(int(math.log2(1 + 1e4 * x[i, gene].item() / x[i].sum().item())), 5)
+            losses.append(-bin_logits[i, :, j].log_softmax(0)[target].item())
+            n_right += int(bin_logits[i, :, j].argmax() == target)
+        n_hidden += len(losses)
+        per_cell.append(sum(losses) / max(len(losses), 1))
+    return per_cell, n_right / n_hidden
+
+
+class TestArguments:
+    def test_unknown_encoder_lists_the_known(self):
+        with pytest.raises(ValueError, match=r"encoder='performer' is not known\. Allowed: 'slots'"):
+            make_module(encoder="performer")
+
+    def test_heads_have_to_divide_the_width(self):
+        with pytest.raises(ValueError, match="n_hidden=12 is not a multiple of n_heads=5"):
+            make_module(n_heads=5)
+
+    @pytest.mark.parametrize(("n_labels", "n_classes"), [(0, 0), (1, 0), (4, 3)])
+    def test_unlabeled_category_has_no_logit(self, n_labels, n_classes):
+        module = make_module(n_labels=n_labels)
+        assert module.n_classes == n_classes
+        assert (module.classifier is None) == (n_classes == 0)
+
+    def test_draws_no_samples(self, module):
+        with pytest.raises(NotImplementedError, match="discriminative"):
+            module.sample()
+
+
+class TestInference:
+    def test_shapes(self, module, tensors):
+        outputs = module.inference(**module._get_inference_input(tensors))
+        assert outputs["z"].shape == (N_OBS, 11)
+        assert outputs["tokens"].shape == (N_OBS, 2, 12)
+        assert outputs["logits"].shape == (N_OBS, N_CLASSES)
+        assert not outputs["is_hidden"].any()
+
+    def test_is_its_parts_in_order(self, module, tensors):
+        x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
+        is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
+        expression = normalize_counts(x, is_masked)
+        tokens, z = module.encoder(expression, is_masked, module.batch_embedding.weight[batch[:, 0]])
+        outputs = module.inference(x, batch)
+        torch.testing.assert_close(outputs["z"], z)
+        torch.testing.assert_close(outputs["tokens"], tokens)
+        torch.testing.assert_close(outputs["logits"], module.classifier(z, expression, is_masked))
+
+    def test_is_deterministic_and_draws_nothing_by_default(self, module, tensors):
+        inputs = module._get_inference_input(tensors)
+        state = torch.random.get_rng_state()
+        first, second = module.inference(**inputs), module.inference(**inputs)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+    @pytest.mark.parametrize(
+        "augmentation", [{"min_count_fraction": 0.3}, {"max_masked_fraction": 0.5}, {"batch_dropout": 0.5}]
+    )
+    def test_every_augmentation_draws(self, augmentation, module, tensors):
+        inputs = module._get_inference_input(tensors)
+        first, second = (module.inference(**inputs, **augmentation)["z"] for _ in range(2))
+        assert not torch.equal(first, second)
+
+    def test_missing_genes_have_no_influence(self, module, tensors):
+        x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
+        is_missing = torch.arange(N_VARS) % 4 == 1
+        measured = module.inference(x, batch)
+        as_argument = module.inference(x, batch, is_missing)
+        garbage = module.inference(x.masked_fill(is_missing, 1e5), batch, is_missing)
+        module.is_missing.copy_(is_missing)
+        as_buffer = module.inference(x, batch)
+        overridden = module.inference(x, batch, torch.zeros_like(is_missing))
+        for key in ("z", "logits"):
+            assert not torch.allclose(as_argument[key], measured[key])
+            torch.testing.assert_close(garbage[key], as_argument[key])
+            torch.testing.assert_close(as_buffer[key], as_argument[key])
+            torch.testing.assert_close(overridden[key], measured[key])
+
+    def test_missing_genes_are_never_hidden(self, module, tensors):
+        module.is_missing[::3] = True
+        outputs = module.inference(**module._get_inference_input(tensors), max_masked_fraction=0.9)
+        assert outputs["is_hidden"].shape == (N_OBS, N_VARS)
+        assert not outputs["is_hidden"][:, ::3].any()
+        assert outputs["is_hidden"].any()
+
+    def test_batch_dropout_puts_the_unknown_batch_in_place(self, module, tensors):
+        x = tensors[REGISTRY_KEYS.X_KEY]
+        forgotten = module.inference(x, tensors[REGISTRY_KEYS.BATCH_KEY], batch_dropout=1.0)["z"]
+        with torch.no_grad():
+            module.batch_embedding.weight[2] = module.unknown_batch
+        unknown = module.inference(x, torch.full((N_OBS, 1), 2))["z"]
+        torch.testing.assert_close(forgotten, unknown)
+
+    def test_some_cells_forget_their_batch(self, module, tensors):
+        x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
+        known = module.inference(x, batch)["z"]
+        unknown = module.inference(x, batch, batch_dropout=1.0)["z"]
+        mixed = module.inference(x, batch, batch_dropout=0.5)["z"]
+        is_known, is_unknown = ((mixed - z).abs().amax(dim=1) < 1e-5 for z in (known, unknown))
+        assert (is_known | is_unknown).all()
+        assert 0 < int(is_unknown.sum()) < N_OBS
+
+    def test_pretraining_has_no_logits(self, tensors):
+        module = make_module(n_labels=0)
+        assert "logits" not in module.inference(**module._get_inference_input(tensors))
+
+
+class TestGenerative:
+    def test_nothing_hidden_nothing_predicted(self, module, tensors):
+        outputs, generated, _ = module(tensors)
+        assert len(outputs["is_hidden"]) == 1
+        assert generated == {}
+
+    def test_at_most_256_different_genes(self):
+        module, tensors = make_module(263), make_tensors(263)
+        _, generated, _ = module(tensors, inference_kwargs={"max_masked_fraction": 0.5})
+        assert generated["bin_logits"].shape == (N_OBS, 6, 256)
+        assert len(set(generated["genes"].tolist())) == 256
+
+    def test_logits_are_those_of_the_genes(self, module, tensors):
+        outputs, generated, _ = module(tensors, inference_kwargs={"max_masked_fraction": 0.5})
+        assert sorted(generated["genes"].tolist()) == list(range(N_VARS))
+        batch = module.batch_embedding.weight[tensors[REGISTRY_KEYS.BATCH_KEY][:, 0]]
+        expected = module.expression_head(outputs["z"], batch, torch.arange(N_VARS))
+        torch.testing.assert_close(generated["bin_logits"], expected[:, :, generated["genes"]])
+
+
+class TestLoss:
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("weight", [0.0, 0.3])
+    @pytest.mark.parametrize("use_labels", [True, False])
+    def test_equals_hand_computation(self, smoothing, weight, use_labels, module, tensors):
+        module.is_missing[:2] = True
+        tensors[REGISTRY_KEYS.X_KEY][:, :2] = 0.0
+        outputs, generated, loss = module(
+            tensors,
+            inference_kwargs={"max_masked_fraction": 0.8, "min_count_fraction": 0.5},
+            loss_kwargs={"reconstruction_weight": weight, "label_smoothing": smoothing, "use_labels": use_labels},
+        )
+        classification = classification_by_hand(outputs["logits"], tensors[REGISTRY_KEYS.LABELS_KEY], smoothing)
+        reconstruction, accuracy = reconstruction_by_hand(
+            tensors[REGISTRY_KEYS.X_KEY], outputs["is_hidden"], generated["bin_logits"], generated["genes"]
+        )
+        assert loss.classification_loss.item() == pytest.approx(classification, rel=1e-4)
+        assert loss.extra_metrics["masked_accuracy"].item() == pytest.approx(accuracy)
+        total = weight * sum(reconstruction) / N_OBS + classification * use_labels
+        assert loss.loss.item() == pytest.approx(total, rel=1e-4)
+        assert loss.reconstruction_loss_sum.item() == pytest.approx(sum(reconstruction), rel=1e-4)
+        assert loss.n_obs_minibatch == N_OBS
+
+    def test_only_labeled_cells_are_classified(self, module, tensors):
+        _, _, loss = module(tensors)
+        labels = tensors[REGISTRY_KEYS.LABELS_KEY].flatten()
+        assert torch.equal(loss.true_labels, labels[labels < N_CLASSES])
+        assert loss.logits.shape == (int((labels < N_CLASSES).sum()), N_CLASSES)
+        torch.testing.assert_close(loss.loss, F.cross_entropy(loss.logits, loss.true_labels))
+
+    def test_unlabeled_cells_have_no_classification_loss(self, module, tensors):
+        tensors[REGISTRY_KEYS.LABELS_KEY][:] = N_CLASSES
+        outputs, generated, loss = module(tensors, inference_kwargs={"max_masked_fraction": 0.8})
+        reconstruction, _ = reconstruction_by_hand(
+            tensors[REGISTRY_KEYS.X_KEY], outputs["is_hidden"], generated["bin_logits"], generated["genes"]
+        )
+        assert loss.classification_loss is None
+        assert loss.loss.item() == pytest.approx(sum(reconstruction) / N_OBS, rel=1e-4)
+
+    def test_pretraining_reads_no_labels(self, tensors):
+        del tensors[REGISTRY_KEYS.LABELS_KEY]
+        _, _, loss = make_module(n_labels=0)(tensors, inference_kwargs={"max_masked_fraction": 0.8})
+        assert loss.classification_loss is None
+        assert loss.loss > 0
+
+    def test_target_is_the_cell_before_thinning(self, module, tensors):
+        """Thinned input, whole target; checked where thinning leaves next to nothing."""
+        outputs, generated, loss = module(
+            tensors, inference_kwargs={"max_masked_fraction": 0.8, "min_count_fraction": 1e-3}
+        )
+        expected, _ = reconstruction_by_hand(
+            tensors[REGISTRY_KEYS.X_KEY], outputs["is_hidden"], generated["bin_logits"], generated["genes"]
+        )
+        torch.testing.assert_close(loss.reconstruction_loss_sum.item(), sum(expected), rtol=1e-4, atol=0.0)
+
+
+class TestInitializeFromData:
+    def test_mean_expression_and_genes(self, module):
+        counts = torch.poisson(torch.full((31, N_VARS), 4.0))
+        before = module.encoder.gene_embedding.detach().clone()
+        module.initialize_from_data(counts, genes=False)
+        assert torch.equal(module.encoder.gene_embedding, before)
+        expected = torch.log1p(counts / counts.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
+        torch.testing.assert_close(module.classifier.mean_expression, expected)
+        module.initialize_from_data(counts, genes=True)
+        assert not torch.equal(module.encoder.gene_embedding, before)
+
+    def test_missing_genes_have_mean_zero_and_no_share_in_totals(self, module):
+        counts = torch.poisson(torch.full((31, N_VARS), 4.0))
+        module.is_missing[::3] = True
+        visible = counts.masked_fill(module.is_missing, 0.0)
+        expected = torch.log1p(visible / visible.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
+        module.initialize_from_data(counts, genes=False)
+        torch.testing.assert_close(module.classifier.mean_expression, expected)
+        assert (module.classifier.mean_expression[::3] == 0).all()
+
+
+class TestQuery:
+    def test_only_rows_of_new_batches_get_a_gradient(self, module, tensors):
+        module.freeze_for_query(3)
+        _, _, loss = module(tensors, inference_kwargs={"max_masked_fraction": 0.5})
+        loss.loss.backward()
+        assert [n for n, p in module.named_parameters() if p.requires_grad] == ["batch_embedding.weight"]
+        assert [n for n, p in module.named_parameters() if p.grad is not None] == ["batch_embedding.weight"]
+        gradient = module.batch_embedding.weight.grad
+        assert torch.equal(gradient[:3], torch.zeros(3, 12))
+        assert (gradient[3:].abs().sum(dim=1) > 0).all()
+
+    def test_without_new_batches_nothing_trains(self, module):
+        module.freeze_for_query(N_BATCH)
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+    def test_freezing_twice_changes_nothing(self, module, tensors):
+        module.freeze_for_query(3)
+        module.freeze_for_query(3)
+        module(tensors)[2].loss.backward()
+        gradient = module.batch_embedding.weight.grad
+        assert torch.equal(gradient[:3], torch.zeros(3, 12))
+        assert (gradient[3:].abs().sum(dim=1) > 0).all()
+
+    def test_new_batches_start_as_unknown(self, module):
+        before = module.batch_embedding.weight.detach().clone()
+        module.start_new_batches(3)
+        assert torch.equal(module.batch_embedding.weight[:3], before[:3])
+        assert torch.equal(module.batch_embedding.weight[3:], module.unknown_batch.expand(2, -1))

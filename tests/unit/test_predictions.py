@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from transanno._predictions import Predictions
+
+CLASSES = np.array(["B cell", "NK cell", "T cell"], dtype=object)
+PROBABILITIES = np.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.0, 0.1, 0.9], [0.5, 0.25, 0.25]])
+INDICES = np.array([5, 0, 3, 2])
+
+
+@pytest.fixture
+def adata() -> ad.AnnData:
+    return ad.AnnData(np.arange(21.0).reshape(7, 3), obs=pd.DataFrame(index=[f"cell{i}" for i in range(7)]))
+
+
+@pytest.fixture
+def predictions(adata) -> Predictions:
+    return Predictions(PROBABILITIES, CLASSES, INDICES, adata.obs_names)
+
+
+def test_labels_are_the_most_probable_types_as_str(predictions):
+    assert predictions.labels.dtype.kind == "U"
+    assert predictions.labels.tolist() == ["T cell", "B cell", "T cell", "B cell"]
+
+
+def test_frame_is_in_the_order_of_indices(predictions):
+    frame = predictions.to_frame()
+    assert list(frame.index) == ["cell5", "cell0", "cell3", "cell2"]
+    assert list(frame.columns) == list(CLASSES)
+    np.testing.assert_array_equal(frame, PROBABILITIES)
+
+
+def test_written_columns(predictions, adata):
+    predictions.write(adata, "found")
+    assert list(adata.obs) == ["found", "found_confidence"]
+    labels = adata.obs["found"]
+    assert isinstance(labels.dtype, pd.CategoricalDtype)
+    assert list(labels.cat.categories) == ["B cell", "T cell"]  # only types that a cell has
+    expected = pd.Series(["B cell", None, "B cell", "T cell", None, "T cell", None], index=adata.obs_names)
+    assert labels.isna().equals(expected.isna())
+    assert labels.dropna().astype(str).to_dict() == expected.dropna().to_dict()
+    confidence = adata.obs["found_confidence"]
+    np.testing.assert_array_equal(confidence, [0.6, np.nan, 0.5, 0.9, np.nan, 0.7, np.nan])
+
+
+def test_writing_again_replaces(predictions, adata):
+    predictions.write(adata, "found")
+    Predictions(PROBABILITIES[:1], CLASSES, np.array([6]), adata.obs_names).write(adata, "found")
+    assert adata.obs["found"].isna().sum() == 6
+    assert adata.obs["found"].iloc[6] == "T cell"
+    assert adata.obs["found_confidence"].notna().sum() == 1
+
+
+def test_view_becomes_an_object_of_its_own(predictions, adata):
+    whole = ad.AnnData(np.zeros((9, 3)), obs=pd.DataFrame(index=[f"cell{i}" for i in range(9)]))
+    view = whole[:7]
+    assert view.is_view
+    predictions.write(view, "found")  # a warning would be an error
+    assert not view.is_view
+    assert view.obs["found"].notna().sum() == 4
+    assert list(whole.obs) == []
+
+
+def test_no_cells(adata):
+    nothing = Predictions(np.zeros((0, 3)), CLASSES, np.zeros(0, dtype=int), adata.obs_names)
+    assert nothing.labels.tolist() == []
+    assert nothing.to_frame().shape == (0, 3)
+    nothing.write(adata, "found")
+    assert adata.obs["found"].isna().all()
+    assert adata.obs["found_confidence"].isna().all()
+
+
+def test_classes_that_are_no_str(adata):
+    predictions = Predictions(PROBABILITIES, np.array([1, 2, 3], dtype=object), INDICES, adata.obs_names)
+    assert predictions.labels.tolist() == ["3", "1", "3", "1"]
+    assert list(predictions.to_frame().columns) == ["1", "2", "3"]
+
+
+def test_round_trip_through_a_file(predictions, adata, tmp_path):
+    predictions.write(adata, "found")
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    again = ad.read_h5ad(tmp_path / "a.h5ad")
+    assert again.obs["found"].astype(object).dropna().tolist() == ["B cell", "B cell", "T cell", "T cell"]

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from scvi import REGISTRY_KEYS
+from sklearn.metrics import accuracy_score, f1_score
+from torch import nn
+
+from transanno import TransAnno
+from transanno._module import TransAnnoModule
+from transanno._training_plan import TransAnnoTrainingPlan, _parameter_groups, _warmup_cosine
+
+SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
+
+
+@pytest.fixture
+def module() -> TransAnnoModule:
+    return TransAnnoModule(13, 5, 4, **SMALL)
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        REGISTRY_KEYS.X_KEY: torch.poisson(torch.full((17, 13), 4.0)),
+        REGISTRY_KEYS.BATCH_KEY: torch.arange(17)[:, None] % 5,
+        REGISTRY_KEYS.LABELS_KEY: torch.arange(17)[:, None] % 4,
+    }
+
+
+class TestWarmupCosine:
+    def test_values_by_hand(self):
+        shares = [_warmup_cosine(step, 4, 12) for step in range(14)]
+        cosine = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+        assert shares == pytest.approx([0.25, 0.5, 0.75, 1.0, *cosine, 0.0, 0.0])
+
+    @pytest.mark.parametrize(("n_warmup", "n_steps"), [(1, 1), (1, 2), (7, 7), (3, 101)])
+    def test_stays_between_zero_and_one_and_reaches_the_peak(self, n_warmup, n_steps):
+        shares = [_warmup_cosine(step, n_warmup, n_steps) for step in range(n_steps)]
+        assert all(0 < share <= 1 for share in shares)
+        assert shares[n_warmup - 1] == 1.0
+        assert shares[n_warmup:] == sorted(shares[n_warmup:], reverse=True)
+
+
+class TestParameterGroups:
+    def test_only_weights_of_linear_layers_decay(self, module):
+        decayed, others = _parameter_groups(module, 0.03)
+        assert (decayed["weight_decay"], others["weight_decay"]) == (0.03, 0.0)
+        names = {id(p): name for name, p in module.named_parameters()}
+        linear = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+        assert {names[id(p)] for p in decayed["params"]} == linear
+        assert {names[id(p)] for p in others["params"]} == set(names.values()) - linear
+        assert "encoder.attention.gene_embedding" not in linear
+        assert "batch_embedding.weight" not in linear
+
+    def test_frozen_parameters_are_left_out(self, module):
+        module.freeze_for_query(3)
+        (group,) = _parameter_groups(module, 0.03)
+        assert group["weight_decay"] == 0.0
+        assert [id(p) for p in group["params"]] == [id(module.batch_embedding.weight)]
+
+
+class TestOptimizer:
+    def test_learning_rate_follows_the_schedule(self, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", SimpleNamespace(estimated_stepping_batches=23))
+        plan = TransAnnoTrainingPlan(module, lr=0.02, warmup_fraction=0.2, weight_decay=0.3)
+        configured = plan.configure_optimizers()
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        assert configured["lr_scheduler"]["interval"] == "step"
+        assert isinstance(optimizer, torch.optim.AdamW)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+        rates = []
+        for _ in range(23):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates == pytest.approx([0.02 * _warmup_cosine(step, 4, 23) for step in range(23)])
+        assert optimizer.param_groups[1]["lr"] == pytest.approx(0.0)
+
+    @pytest.mark.parametrize("warmup_fraction", [0.0, 1.0])
+    def test_no_warmup_and_nothing_else(self, warmup_fraction, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", SimpleNamespace(estimated_stepping_batches=7))
+        plan = TransAnnoTrainingPlan(module, lr=0.02, warmup_fraction=warmup_fraction)
+        rate = plan.configure_optimizers()["optimizer"].param_groups[0]["lr"]
+        assert rate == pytest.approx(0.02 if warmup_fraction == 0 else 0.02 / 7)
+
+
+class TestArguments:
+    @pytest.mark.parametrize("value", [0.0, -0.1, 1.1])
+    def test_min_count_fraction(self, value, module):
+        with pytest.raises(ValueError, match=rf"min_count_fraction={value} is outside \(0, 1\]"):
+            TransAnnoTrainingPlan(module, min_count_fraction=value)
+
+    @pytest.mark.parametrize("value", [1.0, -0.1, 1.1])
+    def test_max_masked_fraction(self, value, module):
+        with pytest.raises(ValueError, match=rf"max_masked_fraction={value} is outside \[0, 1\)"):
+            TransAnnoTrainingPlan(module, max_masked_fraction=value)
+
+    def test_unknown_argument(self, module):
+        with pytest.raises(TypeError, match="learning_rate"):
+            TransAnnoTrainingPlan(module, learning_rate=1e-3)
+
+
+class TestForward:
+    def test_training_cells_are_augmented_and_validation_cells_not(self, module, tensors):
+        plan = TransAnnoTrainingPlan(module, min_count_fraction=0.3, max_masked_fraction=0.5, batch_dropout=0.7)
+        assert plan.augmentation == {"min_count_fraction": 0.3, "max_masked_fraction": 0.5, "batch_dropout": 0.7}
+        plan.train()
+        outputs, generated, _ = plan(tensors, loss_kwargs={})
+        assert outputs["is_hidden"].any()
+        assert "bin_logits" in generated
+        plan.eval()
+        outputs, generated, _ = plan(tensors, loss_kwargs={})
+        assert not outputs["is_hidden"].any()
+        assert generated == {}
+        expected = module.inference(**module._get_inference_input(tensors))
+        assert torch.equal(outputs["logits"], expected["logits"])
+
+    def test_pretraining_hides_genes_of_validation_cells_but_thins_nothing(self, tensors, monkeypatch):
+        module = TransAnnoModule(13, 5, 0, **SMALL)
+        plan = TransAnnoTrainingPlan(module, max_masked_fraction=0.5).eval()
+        seen = {}
+        inference = module.inference
+
+        def spy(*args, **kwargs):
+            seen.update(kwargs)
+            return inference(*args, **kwargs)
+
+        monkeypatch.setattr(module, "inference", spy)
+        _, _, loss = plan(tensors, loss_kwargs={})
+        assert loss.loss > 0
+        assert seen["max_masked_fraction"] == 0.5
+        assert seen.get("min_count_fraction", 1.0) == 1.0
+        assert seen.get("batch_dropout", 0.0) == 0.0
+
+    def test_loss_arguments_reach_the_loss(self, module):
+        plan = TransAnnoTrainingPlan(module, reconstruction_weight=0.7, use_labels=False, label_smoothing=0.2)
+        assert {key: plan.loss_kwargs[key] for key in ("reconstruction_weight", "use_labels", "label_smoothing")} == {
+            "reconstruction_weight": 0.7,
+            "use_labels": False,
+            "label_smoothing": 0.2,
+        }
+
+
+def test_logged_validation_metrics_are_those_of_the_predictions(reference, small, fast):
+    TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
+    model = TransAnno(reference, **small)
+    model.train(3, train_size=0.6, check_val_every_n_epoch=1, plan_kwargs={"lr": 5e-3}, **fast)
+    cells = model.validation_indices
+    truth = reference.obs["cell_type"].to_numpy()[cells]
+    predicted = model.predict(indices=cells)
+    history = {key: frame.iloc[-1].item() for key, frame in model.history.items()}
+    assert history["validation_accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-5)
+    assert history["validation_f1_score"] == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-5)
+    assert history["validation_loss"] == pytest.approx(history["validation_classification_loss"], abs=1e-5)
+    for key in ("train_accuracy", "train_classification_loss", "masked_accuracy_train"):
+        assert key in history, sorted(history)

@@ -114,6 +114,8 @@ class AnnotationDataSplitter(DataSplitter):
         See :class:`ClassBalancedSampler`. The default, 0.5, was chosen over many reference -> query pairs.
     n_samples_per_label
         See :class:`ClassBalancedSampler`.
+    use_labels
+        If not, all cells count as unlabeled: labels have no influence on which cells are drawn.
     **kwargs
         Arguments of :class:`~scvi.dataloaders.DataSplitter`.
     """
@@ -125,6 +127,7 @@ class AnnotationDataSplitter(DataSplitter):
         n_labels: int,
         class_balance: float = 0.5,
         n_samples_per_label: int | None = None,
+        use_labels: bool = True,
         distributed_sampler: bool = False,
         **kwargs,
     ) -> None:
@@ -137,7 +140,7 @@ class AnnotationDataSplitter(DataSplitter):
         n_obs = adata_manager.adata.n_obs
         self.held_out_shares = self.n_val / n_obs, (n_obs - self.n_val - self.n_train) / n_obs
         codes = np.asarray(adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        self.codes = np.where(codes == n_labels - 1, -1, codes)
+        self.codes = np.where((codes == n_labels - 1) | (not use_labels), -1, codes)
         self.n_classes = n_labels - 1
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label

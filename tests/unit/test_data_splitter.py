@@ -91,6 +91,14 @@ class TestClassBalancedSampler:
         sampler = ClassBalancedSampler(np.full(11, code), batch_size=5, class_balance=class_balance)
         assert len(epoch(sampler)) == 11
 
+    def test_no_cell_twice_in_a_minibatch_if_repeats_are_not_allowed(self):
+        torch.manual_seed(5)
+        allowed = list(ClassBalancedSampler(CODES, batch_size=53, class_balance=1.0))
+        torch.manual_seed(5)
+        unique = list(ClassBalancedSampler(CODES, batch_size=53, class_balance=1.0, allow_repeats=False))
+        assert any(len(set(minibatch)) < len(minibatch) for minibatch in allowed)
+        assert unique == [sorted(set(minibatch)) for minibatch in allowed]
+
     def test_gaps_in_codes(self):
         codes = np.array([0] * 7 + [4] * 3)
         assert set(codes[epoch(ClassBalancedSampler(codes, batch_size=5, class_balance=1.0))]) <= {0, 4}

@@ -62,9 +62,13 @@ class TestParameterGroups:
         assert [id(p) for p in group["params"]] == [id(module.batch_embedding.weight)]
 
 
+def trainer(n_steps: int, precision: str = "32-true") -> SimpleNamespace:
+    return SimpleNamespace(estimated_stepping_batches=n_steps, precision=precision)
+
+
 class TestOptimizer:
     def test_learning_rate_follows_the_schedule(self, module, monkeypatch):
-        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", SimpleNamespace(estimated_stepping_batches=23))
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(23))
         plan = TransAnnoTrainingPlan(module, lr=0.02, warmup_fraction=0.2, weight_decay=0.3)
         configured = plan.configure_optimizers()
         optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
@@ -81,10 +85,16 @@ class TestOptimizer:
 
     @pytest.mark.parametrize("warmup_fraction", [0.0, 1.0])
     def test_no_warmup_and_nothing_else(self, warmup_fraction, module, monkeypatch):
-        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", SimpleNamespace(estimated_stepping_batches=7))
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(7))
         plan = TransAnnoTrainingPlan(module, lr=0.02, warmup_fraction=warmup_fraction)
         rate = plan.configure_optimizers()["optimizer"].param_groups[0]["lr"]
         assert rate == pytest.approx(0.02 if warmup_fraction == 0 else 0.02 / 7)
+
+    @pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
+    def test_one_kernel_in_full_precision_only(self, precision, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(7, precision))
+        optimizer = TransAnnoTrainingPlan(module).configure_optimizers()["optimizer"]
+        assert optimizer.defaults["fused"] == (precision == "32-true")
 
 
 class TestArguments:

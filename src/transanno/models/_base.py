@@ -92,9 +92,9 @@ class TransAnnoBase(BaseModelClass):
         trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
         self.module.train()  # Lightning leaves a trained module in evaluation mode, without dropout
         plan = self._training_plan_cls(self.module, **plan_kwargs)
-        was_trained = self.is_trained_
+        was_trained = self.is_trained
         # A trained model without a history, as load_query_data makes it, would not be given one.
-        self.is_trained_ = was_trained and self.history_ is not None
+        self.is_trained = was_trained and self.history is not None
         try:
             self._train_runner_cls(
                 self,
@@ -105,7 +105,16 @@ class TransAnnoBase(BaseModelClass):
                 **trainer_kwargs,
             )()
         finally:
-            self.is_trained_ = self.is_trained_ or was_trained
+            self.is_trained = self.is_trained or was_trained
+
+    def _check_has_data(self) -> None:
+        """Raise unless there are registered cells, and restore what another model may have registered over."""
+        if self.adata is None:
+            raise ValueError(
+                "The model holds no cells to train on: it was loaded without AnnData. Load it with the data, as in "
+                "load(dir_path, adata), or pass a datamodule."
+            )
+        self._validate_anndata(self.adata)
 
     def _initialize_module(self, datamodule: Any = None, *, genes: bool) -> None:
         """Start gene embeddings and mean expression from a sample of the training data."""

@@ -74,7 +74,7 @@ class TransAnnoPretrain(TransAnnoBase):
         super().__init__(adata, registry)
         if adata is not None:
             self._validate_anndata(adata)  # another model may have been set up on it since
-        architecture = {
+        architecture: dict[str, Any] = {
             "encoder": encoder,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
@@ -135,7 +135,7 @@ class TransAnnoPretrain(TransAnnoBase):
         """
         splitter = datamodule
         if datamodule is None:
-            self._validate_anndata(self.adata)
+            self._check_has_data()
             with ignored_size_warnings():
                 splitter = DataSplitter(
                     self.adata_manager,

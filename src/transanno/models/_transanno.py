@@ -102,7 +102,7 @@ class TransAnno(QueryMappingMixin):
                 f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
                 "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
             )
-        architecture = {
+        architecture: dict[str, Any] = {
             "encoder": encoder,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
@@ -241,9 +241,11 @@ class TransAnno(QueryMappingMixin):
         **trainer_kwargs
             Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping`` or ``callbacks``.
         """
+        # Labels that a query happens to carry must not leak into what is then tested on them.
+        use_labels = self.n_reference_batches_ is None or any(self.query_trains_.values())
         splitter, n_cells = datamodule, self.summary_stats.n_cells
         if datamodule is None:
-            self._validate_anndata(self.adata)
+            self._check_has_data()
             splitter = AnnotationDataSplitter(
                 self.adata_manager,
                 n_labels=self.module.n_classes + 1,
@@ -252,6 +254,7 @@ class TransAnno(QueryMappingMixin):
                 validation_size=validation_size,
                 shuffle_set_split=shuffle_set_split,
                 batch_size=batch_size,
+                use_labels=use_labels,
                 distributed_sampler=_is_distributed(trainer_kwargs.get("strategy")),
                 **(datasplitter_kwargs or {}),
             )
@@ -268,8 +271,6 @@ class TransAnno(QueryMappingMixin):
                     stacklevel=2,
                 )
                 return
-            # Labels that a query happens to carry must not leak into what is then tested on them.
-            use_labels = any(self.query_trains_.values())
             is_guarded = not use_labels
             plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": use_labels}
             epochs = max(epochs // 5, 1)

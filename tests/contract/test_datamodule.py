@@ -1,0 +1,217 @@
+"""Conformance 50: cells from a Lightning data module instead of AnnData, as Census and lamindb offer them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+import torch
+from lightning import LightningDataModule
+from scvi.train import SaveCheckpoint
+from torch.utils.data import DataLoader
+
+from transanno import TransAnno, TransAnnoPretrain
+
+# The covariates that such data modules leave out are None, of which Lightning cannot tell a number of cells.
+pytestmark = pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`:UserWarning")
+
+TYPES = ["B cell", "NK cell", "T cell"]
+BATCHES = ["batch1", "batch2"]
+
+
+class FakeDataModule(LightningDataModule):
+    """What :class:`scvi.dataloaders.MappedCollectionDataModule` offers, over an AnnData in memory."""
+
+    n_batch, n_labels, n_samples = 2, 4, 0
+    batch_labels = {batch: code for code, batch in enumerate(BATCHES)}
+    label_keys = {label: code for code, label in enumerate(TYPES)}
+
+    def __init__(self, adata, model_name, *, unlabeled=(), validation=True):
+        super().__init__()
+        self._log_hyperparams = False
+        self.allow_zero_length_dataloader_with_multiple_devices = False
+        self.model_name, self.genes, self.n_obs, self.n_vars = model_name, list(adata.var_names), *adata.shape
+        labels = adata.obs["cell_type"].map(self.label_keys).to_numpy().copy()
+        labels[list(unlabeled)] = len(TYPES)
+        self.cells = [
+            {"X": torch.from_numpy(x), "batch": torch.tensor([b]), "labels": torch.tensor([y])}
+            for x, b, y in zip(adata.X.toarray(), adata.obs["batch"].map(self.batch_labels), labels, strict=True)
+        ]
+        self.validation = validation
+
+    def _collate(self, cells):
+        tensors = {key: torch.stack([cell[key] for cell in cells]) for key in ("X", "batch", "labels")}
+        return {**tensors, "extra_categorical_covs": None, "extra_continuous_covs": None, "sample": None}
+
+    def train_dataloader(self):
+        return DataLoader(self.cells, batch_size=32, shuffle=True, collate_fn=self._collate)
+
+    def val_dataloader(self):
+        return DataLoader(self.cells[:31], batch_size=32, collate_fn=self._collate) if self.validation else []
+
+    def inference_dataloader(self):
+        return DataLoader(self.cells, batch_size=41, collate_fn=self._collate)
+
+    @property
+    def registry(self):
+        def covariates(name):
+            return {"data_registry": {}, "state_registry": {}, "summary_stats": {f"n_{name}": 0}}
+
+        return {
+            "scvi_version": scvi.__version__,
+            "model_name": self.model_name,
+            "setup_args": {"layer": None, "batch_key": "batch", "labels_key": "cell_type"},
+            "field_registries": {
+                "X": {
+                    "data_registry": {"attr_name": "X", "attr_key": None},
+                    "state_registry": {"n_obs": self.n_obs, "n_vars": self.n_vars, "column_names": self.genes},
+                    "summary_stats": {"n_vars": self.n_vars, "n_cells": self.n_obs},
+                },
+                "batch": {
+                    "data_registry": {"attr_name": "obs", "attr_key": "_scvi_batch"},
+                    "state_registry": {"categorical_mapping": self.batch_labels, "original_key": "batch"},
+                    "summary_stats": {"n_batch": self.n_batch},
+                },
+                "labels": {
+                    "data_registry": {"attr_name": "obs", "attr_key": "_scvi_labels"},
+                    "state_registry": {
+                        "categorical_mapping": np.array([*TYPES, "Unknown"], dtype=object),
+                        "original_key": "cell_type",
+                        "unlabeled_category": "Unknown",
+                    },
+                    "summary_stats": {"n_labels": self.n_labels},
+                },
+                "extra_categorical_covs": covariates("extra_categorical_covs"),
+                "extra_continuous_covs": covariates("extra_continuous_covs"),
+            },
+            "setup_method_name": "setup_datamodule",
+        }
+
+
+@pytest.fixture
+def datamodule(reference):
+    return FakeDataModule(reference, "TransAnno")
+
+
+@pytest.fixture
+def trained(datamodule, small, fast):
+    model = TransAnno(registry=datamodule.registry, **small)
+    model.train(20, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
+    return model
+
+
+def probabilities(model, datamodule):
+    return model.predict(dataloader=datamodule.inference_dataloader(), soft=True)
+
+
+def test_training(trained, datamodule, reference):
+    assert trained.is_trained
+    assert len(trained.history["train_loss"]) == 20
+    labels = trained.predict(dataloader=datamodule.inference_dataloader())
+    assert (labels == reference.obs["cell_type"].to_numpy()).mean() > 0.9
+
+
+def test_default_epochs_and_validation(datamodule, small, fast, monkeypatch):
+    monkeypatch.setattr("transanno.models._base._MAX_EPOCHS", 2)
+    monkeypatch.setattr("transanno.models._base._MIN_EPOCHS", 1)
+    model = TransAnno(registry=datamodule.registry, **small)
+    model.train(datamodule=datamodule, early_stopping=True, **fast)
+    assert len(model.history["validation_accuracy"]) == 2
+
+
+def test_unlabeled_cells(reference, small, fast):
+    datamodule = FakeDataModule(reference, "TransAnno", unlabeled=range(0, 97, 2), validation=False)
+    model = TransAnno(registry=datamodule.registry, **small)
+    model.train(2, datamodule=datamodule, **fast)
+    assert list(probabilities(model, datamodule).columns) == TYPES
+
+
+def test_pretraining(reference, small, fast, tmp_path):
+    datamodule = FakeDataModule(reference, "TransAnnoPretrain")
+    pretrained = TransAnnoPretrain(registry=datamodule.registry, **small)
+    pretrained.train(2, datamodule=datamodule, **fast)
+    assert pretrained.get_latent_representation(dataloader=datamodule.inference_dataloader()).shape == (97, 11)
+    model = TransAnno.from_pretrained(pretrained, reference, "cell_type", batch_key="batch")
+    model.train(1, **fast)
+    pretrained.save(tmp_path / "pretrained", datamodule=datamodule)
+    # BUG: scvi-tools builds the module anew from what the data module says, n_labels included (1.4.2 always, 1.5 where
+    # it is given): the module then has a cell-type head, of which the file knows nothing.
+    loaded = TransAnnoPretrain.load(tmp_path / "pretrained", adata=False, datamodule=datamodule)
+    assert loaded.module.classifier is None
+    TransAnno.from_pretrained(tmp_path / "pretrained", reference, "cell_type", batch_key="batch")
+
+
+def test_cell_states(trained, datamodule):
+    latent = trained.get_latent_representation(dataloader=datamodule.inference_dataloader())
+    assert latent.shape == (97, 11)
+    assert np.isfinite(latent).all()
+
+
+def test_anndata_can_be_predicted(trained, datamodule, query, reference):
+    np.testing.assert_allclose(
+        trained.predict(reference, soft=True, key_added=None), probabilities(trained, datamodule), atol=1e-5
+    )
+    assert (trained.predict(query) == query.obs["cell_type"].to_numpy()).mean() > 0.9
+    assert "transanno" in query.obs
+
+
+@pytest.mark.parametrize("with_datamodule", [True, False])
+def test_save_and_load(with_datamodule, trained, datamodule, query, tmp_path):
+    trained.save(tmp_path / "model", datamodule=datamodule)
+    arguments = {"datamodule": datamodule} if with_datamodule else {}
+    loaded = TransAnno.load(tmp_path / "model", adata=False, **arguments)
+    pd.testing.assert_frame_equal(
+        probabilities(loaded, datamodule), probabilities(trained, datamodule), check_exact=True
+    )
+    found, expected = (model.predict(query, soft=True, key_added=None) for model in (loaded, trained))
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    refined = [model.predict(query, soft=True, refine=True, key_added=None) for model in (loaded, trained)]
+    pd.testing.assert_frame_equal(*refined)
+
+
+def test_training_goes_on_after_loading(trained, datamodule, fast, tmp_path):
+    trained.save(tmp_path / "model", datamodule=datamodule)
+    loaded = TransAnno.load(tmp_path / "model", adata=False, datamodule=datamodule)
+    loaded.train(1, datamodule=datamodule, **fast)
+    assert len(loaded.history["train_loss"]) == 21
+
+
+def test_save_checkpoint(datamodule, small, fast, tmp_path):
+    model = TransAnno(registry=datamodule.registry, **small)
+    callback = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss", load_best_on_end=True)
+    model.train(
+        2,
+        datamodule=datamodule,
+        callbacks=[callback],
+        check_val_every_n_epoch=1,
+        enable_checkpointing=True,
+        **fast,
+    )
+    assert callback.best_model_path
+    assert list(probabilities(model, datamodule).columns) == TYPES
+
+
+# BUG: scvi-tools does not register the query where the reference's setup method is "setup_datamodule": "Please set up
+# your AnnData with TransAnno.setup_anndata first", which does not help either.
+@pytest.mark.parametrize("saved", [False, True])
+def test_query_in_anndata(saved, trained, datamodule, new_batch_query, fast, tmp_path):
+    reference = trained
+    if saved:
+        trained.save(tmp_path / "model", datamodule=datamodule)
+        reference = tmp_path / "model"
+    query_model = TransAnno.load_query_data(new_batch_query[:, ::-1].copy(), reference)
+    assert query_model.module.batch_embedding.num_embeddings == 3
+    query_model.train(1, plan_kwargs={"lr": 1e-4}, **fast)
+    assert (query_model.predict() == new_batch_query.obs["cell_type"].to_numpy()).mean() > 0.9
+    query_model.save(tmp_path / "query", save_anndata=True)
+    pd.testing.assert_frame_equal(
+        TransAnno.load(tmp_path / "query").predict(soft=True), query_model.predict(soft=True), check_exact=True
+    )
+
+
+def test_training_without_any_data_is_an_error(datamodule, small, fast):
+    model = TransAnno(registry=datamodule.registry, **small)
+    # BUG: AttributeError: 'NoneType' object has no attribute 'is_view', also after load(adata=False)
+    with pytest.raises(ValueError, match="datamodule"):
+        model.train(1, **fast)

@@ -133,6 +133,10 @@ class AnnotationDataSplitter(DataSplitter):
     ) -> None:
         if not 0.0 <= class_balance <= 1.0:
             raise ValueError(f"class_balance={class_balance} is outside [0, 1].")
+        if n_samples_per_label is not None and n_samples_per_label < 1:
+            raise ValueError(
+                f"n_samples_per_label={n_samples_per_label} is less than 1. Give a number of cells, or None."
+            )
         with ignored_size_warnings():
             super().__init__(adata_manager, **kwargs)
         self.n_train: int
@@ -165,11 +169,12 @@ class AnnotationDataSplitter(DataSplitter):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def class_probabilities(self) -> np.ndarray:
-        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1."""
-        n_per_class = np.bincount(self.codes[self.codes >= 0], minlength=self.n_classes).astype(float)
-        if self.n_samples_per_label is not None:
-            n_per_class = n_per_class.clip(max=self.n_samples_per_label)
-        drawn = np.where(n_per_class > 0, n_per_class, 0.5) ** (1.0 - self.class_balance)
+        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1; known after :meth:`setup`."""
+        codes = self.codes[self.train_idx.astype(int)]
+        n_per_class = np.bincount(codes[codes >= 0], minlength=self.n_classes).astype(float)
+        drawn = np.where(n_per_class > 0, n_per_class, 0.5)
+        if not self.distributed_sampler:
+            drawn = drawn.clip(max=self.n_samples_per_label) ** (1.0 - self.class_balance)
         return drawn / drawn.sum()
 
     def train_dataloader(self) -> DataLoader:

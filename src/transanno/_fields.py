@@ -17,7 +17,7 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
-from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY
+from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class GeneLayerField(LayerField):
             has_counts = False
             for start in range(0, adata.n_obs, _ROWS_PER_CHECK):
                 chunk = counts[start : start + _ROWS_PER_CHECK]
-                if chunk.sum() != 0:  # one chunk may be empty; NaN is not zero
+                if (chunk != 0).sum() > 0:  # one chunk may be empty; NaN is not zero
                     check_counts(chunk, name=name)
                     has_counts = True
             if not has_counts:
@@ -74,7 +74,12 @@ def _as_strings(column: pd.Series, *, missing: str) -> np.ndarray:
     is_missing = column.isna().to_numpy()
     values = column.astype(object).to_numpy(copy=True)
     values[is_missing] = missing
-    return np.array([str(value) for value in values], dtype=object)
+    return np.array([_as_string(value) for value in values], dtype=object)
+
+
+def _as_string(value: object) -> str:
+    # pandas turns a column of integers into floats as soon as one is missing: 1.0 is the label 1.
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _encode(values: np.ndarray, categories: Iterable[str]) -> np.ndarray:
@@ -89,6 +94,14 @@ class LabelsField(LabelsWithUnlabeledObsField):
     carries are classes. A query needs no label column, and labels that the model does not know are an
     error that lists them.
     """
+
+    def __init__(self, registry_key: str, obs_key: str, unlabeled_category: str) -> None:
+        if not isinstance(unlabeled_category, str):
+            raise TypeError(
+                f"unlabeled_category={unlabeled_category!r} is a {type(unlabeled_category).__name__}. Labels are read as "
+                f'strings: give the string, for example "{unlabeled_category}". NaN means unlabeled in any case.'
+            )
+        super().__init__(registry_key, obs_key, unlabeled_category)
 
     def register_field(self, adata: AnnData) -> dict:
         """Write label codes and return the mapping, unlabeled category last."""
@@ -225,7 +238,10 @@ MuDataBatchField = MuDataWrapper(BatchField)
 
 
 def anndata_fields(
-    layer: str | None, batch_key: str | None, labels_key: str | None = None, unlabeled_category: str | None = None
+    layer: str | None,
+    batch_key: str | None,
+    labels_key: str | None = None,
+    unlabeled_category: str = UNLABELED_CATEGORY,
 ) -> list:
     """Fields of an AnnData; without ``labels_key`` those of pretraining."""
     fields = [GeneLayerField(REGISTRY_KEYS.X_KEY, layer), BatchField(REGISTRY_KEYS.BATCH_KEY, batch_key)]
@@ -239,7 +255,7 @@ def mudata_fields(
     rna_layer: str | None,
     batch_key: str | None,
     labels_key: str | None = None,
-    unlabeled_category: str | None = None,
+    unlabeled_category: str = UNLABELED_CATEGORY,
 ) -> list:
     """Fields of a MuData; ``modalities`` maps setup arguments to modalities, None for the MuData itself."""
     fields = [

@@ -15,6 +15,8 @@ that of unrefined predictions.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import scanpy as sc
 import scipy.sparse as sp
@@ -63,9 +65,11 @@ def correct_prior(probabilities: np.ndarray, training_prior: np.ndarray) -> np.n
 def nearest_neighbors(counts: sp.csr_matrix) -> np.ndarray:
     """counts ``(n_obs, n_vars)`` -> positions of every cell's neighbors ``(n_obs, n_neighbors)``, itself left out."""
     adata = AnnData(counts.copy())
-    sc.pp.normalize_total(adata, target_sum=1e4)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some cells have zero counts")  # neighbors of each other, then
+        sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)
-    n_components = min(_N_COMPONENTS, *(size - 1 for size in adata.shape))
+    n_components = max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape)))
     sc.pp.pca(adata, n_comps=n_components, random_state=0)
     representation = adata.obsm["X_pca"]
     n_neighbors = min(_N_NEIGHBORS, len(representation) - 1)

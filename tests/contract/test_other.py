@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import rich.pretty  # noqa: F401 - scvi-tools 1.4.2 uses it without importing it
+from scvi.model.base import BaseModelClass
 
 import transanno
 from transanno import TransAnno, TransAnnoPretrain, tl
@@ -71,6 +72,8 @@ class TestDocstrings:
     def test_parameters_are_described(self, cls):
         functions = [cls, *(f for name, f in inspect.getmembers(cls, callable) if f_is_ours(f) and name[0] != "_")]
         for function in [*functions, tl.annotate, tl.fit_reference, tl.select_genes]:
+            if hasattr(BaseModelClass, function.__name__) and "Parameters\n---" not in inspect.getdoc(function):
+                continue  # a mend of scvi-tools' method, which describes them
             names = [
                 (
                     "**"
@@ -162,13 +165,13 @@ class TestImports:
             """
             import logging, random, sys, warnings
             import numpy, torch, scvi, scvi.model.base, scvi.train, scvi.dataloaders, scanpy, mudata
-            assert "jax" not in sys.modules
+            had_jax = "jax" in sys.modules  # scvi-tools 1.4.2 imports it wherever it is installed
             before = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
             trace = (list(warnings.filters), list(logging.root.handlers), logging.root.level, scvi.settings.seed)
             n_threads = torch.get_num_threads()
             from transanno import TransAnno, TransAnnoPretrain, tl
             import transanno.cli
-            assert "jax" not in sys.modules
+            assert ("jax" in sys.modules) == had_jax
             after = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
             assert before == after
             assert trace == (list(warnings.filters), list(logging.root.handlers), logging.root.level, scvi.settings.seed)

@@ -214,6 +214,7 @@ class TestAnnotationDataSplitter:
     def test_type_without_cells_has_a_positive_probability(self):
         splitter = make_splitter()
         splitter.n_classes = 5  # two types that only the reference has
+        splitter.setup()
         probabilities = splitter.class_probabilities()
         assert probabilities.shape == (5,)
         assert (probabilities > 0).all()

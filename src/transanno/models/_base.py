@@ -92,7 +92,7 @@ class TransAnnoBase(BaseModelClass):
         trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
         self.module.train()  # Lightning leaves a trained module in evaluation mode, without dropout
         plan = self._training_plan_cls(self.module, **plan_kwargs)
-        was_trained = self.is_trained
+        was_trained: bool = self.is_trained  # type: ignore[has-type]
         # A trained model without a history, as load_query_data makes it, would not be given one.
         self.is_trained = was_trained and self.history is not None
         try:

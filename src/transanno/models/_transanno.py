@@ -277,7 +277,6 @@ class TransAnno(QueryMappingMixin):
         else:
             if datamodule is None:
                 self._warn_if_confounded()
-                self.training_prior_ = splitter.class_probabilities().tolist()
             if not self.is_trained_:
                 self._initialize_module(datamodule, genes=not self.was_pretrained_)
         weights = self.module.batch_embedding.weight.detach().clone()
@@ -292,6 +291,8 @@ class TransAnno(QueryMappingMixin):
             check_val_every_n_epoch=check_val_every_n_epoch,
             trainer_config=trainer_config,
         )
+        if datamodule is None and self.n_reference_batches_ is None:
+            self.training_prior_ = splitter.class_probabilities().tolist()
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
 

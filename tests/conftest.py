@@ -27,17 +27,17 @@ SMALL = {"n_hidden": 16, "n_latent": 11, "n_slots": 3, "n_layers": 1, "n_heads":
 FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_bar": False}
 
 
-def pytest_configure() -> None:
-    # Matrices this small are slower with threads, ten times so on a busy machine.
-    torch.set_num_threads(1)
+def _start_afresh() -> None:
+    """One seed, and one thread: matrices this small are slower with more, ten times so on a busy machine."""
+    torch.set_num_threads(1)  # again and again, since numba, which scanpy uses, raises the number
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)
 def _reproducible() -> Iterator[None]:
     """Every test starts from one seed and leaves scvi-tools' settings as they were."""
-    torch.set_num_threads(1)  # numba, which scanpy uses, raises the number again
-    torch.manual_seed(0)
-    np.random.seed(0)
+    _start_afresh()
     seed = scvi.settings.seed
     yield
     if scvi.settings.seed != seed:
@@ -140,8 +140,7 @@ def make_mdata() -> Callable[..., mudata.MuData]:
 @pytest.fixture(scope="session")
 def saved_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a trained reference model, made once."""
-    torch.manual_seed(0)
-    np.random.seed(0)
+    _start_afresh()
     adata = _make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **SMALL)
@@ -160,8 +159,7 @@ def model(saved_reference: Path, reference: ad.AnnData) -> TransAnno:
 @pytest.fixture(scope="session")
 def saved_pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a pretrained model, made once."""
-    torch.manual_seed(0)
-    np.random.seed(0)
+    _start_afresh()
     adata = _make_adata(seed=3)
     TransAnnoPretrain.setup_anndata(adata, batch_key="batch")
     model = TransAnnoPretrain(adata, **SMALL)

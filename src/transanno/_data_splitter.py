@@ -174,7 +174,8 @@ class AnnotationDataSplitter(DataSplitter):
         n_per_class = np.bincount(codes[codes >= 0], minlength=self.n_classes).astype(float)
         drawn = np.where(n_per_class > 0, n_per_class, 0.5)
         if not self.distributed_sampler:
-            drawn = drawn.clip(max=self.n_samples_per_label) ** (1.0 - self.class_balance)
+            limit = np.inf if self.n_samples_per_label is None else self.n_samples_per_label
+            drawn = drawn.clip(max=limit) ** (1.0 - self.class_balance)
         return drawn / drawn.sum()
 
     def train_dataloader(self) -> DataLoader:

@@ -78,8 +78,10 @@ class TransAnnoMethod:
     """transanno with its defaults."""
 
     def __init__(self, reference: AnnData, query: AnnData, options: Options) -> None:
+        import scvi
         from transanno import TransAnno
 
+        scvi.settings.seed = options.seed
         self.reference, self.query, self.options, self.cls = reference, query, options, TransAnno
 
     def fit(self) -> int:
@@ -415,7 +417,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--scanvi-epochs", type=int, help="epochs of scANVI (default: 20)")
     parser.add_argument("--repeats", type=int, help="timed predictions (default: 5)")
     parser.add_argument("--cores", type=int, help="cores to run on (default: 2)")
-    parser.add_argument("--seed", type=int, help="of the query and of scANVI (default: 0)")
+    parser.add_argument("--seed", type=int, help="of all that is drawn (default: 0)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for speed.md and speed.json")
     given = parser.parse_args(arguments)
     if "transanno" not in given.methods:

@@ -99,9 +99,7 @@ class TestAnnotate:
             adata.write_h5ad(tmp_path / f"{name}.h5ad")
         query, reference = (ad.read_h5ad(tmp_path / f"{name}.h5ad", backed="r") for name in ("query", "reference"))
         tl.annotate(query, reference, labels_key="cell_type", **brief)
-        np.testing.assert_allclose(
-            query.obs["transanno_confidence"], expected.obs["transanno_confidence"], atol=1e-5
-        )
+        np.testing.assert_allclose(query.obs["transanno_confidence"], expected.obs["transanno_confidence"], atol=1e-5)
         query.file.close()
         reference.file.close()
 

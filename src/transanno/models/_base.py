@@ -336,7 +336,8 @@ def as_positions(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
 def _dense_rows(counts: Any, rows: np.ndarray) -> np.ndarray:
     """Rows of a sparse, dense or backed matrix, in the order of ``rows`` -> float32 array."""
     if isinstance(counts, np.ndarray) or sp.issparse(counts):
-        block = counts[rows]
+        is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+        block = counts[rows[0] : rows[-1] + 1] if is_range else counts[rows]  # a slice is four times as fast
     else:  # h5py and anndata's backed matrices want sorted unique rows
         unique, inverse = np.unique(rows, return_inverse=True)
         block = counts[unique][inverse]

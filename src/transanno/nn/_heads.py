@@ -27,8 +27,10 @@ class CellTypeHead(nn.Module):
 
     def forward(self, cell_state: Tensor, expression: Tensor, is_masked: Tensor) -> Tensor:
         """State ``(n_obs, n_latent)``, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
-        deviation = (expression - self.mean_expression).masked_fill(is_masked, 0.0)
-        return self.to_logits(self.dropout(F.gelu(cell_state))) + self.wide(deviation)
+        # wide(expression - mean), masked genes left out, without a dense copy of the difference.
+        visible = expression.masked_fill(is_masked, 0.0) if is_masked.any() else expression
+        expected = F.linear(self.mean_expression.masked_fill(is_masked, 0.0), self.wide.weight)
+        return self.to_logits(self.dropout(F.gelu(cell_state))) + self.wide(visible) - expected
 
 
 class ExpressionHead(nn.Module):

@@ -79,6 +79,7 @@ class TransAnnoMethod:
 
     def __init__(self, reference: AnnData, query: AnnData, options: Options) -> None:
         import scvi
+
         from transanno import TransAnno
 
         scvi.settings.seed = options.seed

@@ -169,8 +169,9 @@ class AnnotationDataSplitter(DataSplitter):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def class_probabilities(self) -> np.ndarray:
-        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1; known after :meth:`setup`."""
-        codes = self.codes[self.train_idx.astype(int)]
+        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1; of all cells before :meth:`setup`."""
+        train_idx = getattr(self, "train_idx", np.arange(len(self.codes)))
+        codes = self.codes[train_idx.astype(int)]
         n_per_class = np.bincount(codes[codes >= 0], minlength=self.n_classes).astype(float)
         drawn = np.where(n_per_class > 0, n_per_class, 0.5)
         if not self.distributed_sampler:

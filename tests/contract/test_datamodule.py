@@ -127,6 +127,9 @@ def test_unlabeled_cells(reference, small, fast):
     assert list(probabilities(model, datamodule).columns) == TYPES
 
 
+@pytest.mark.xfail(
+    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
+)
 def test_pretraining(reference, small, fast, tmp_path):
     datamodule = FakeDataModule(reference, "TransAnnoPretrain")
     pretrained = TransAnnoPretrain(registry=datamodule.registry, **small)
@@ -177,6 +180,9 @@ def test_training_goes_on_after_loading(trained, datamodule, fast, tmp_path):
     assert len(loaded.history["train_loss"]) == 21
 
 
+@pytest.mark.xfail(
+    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
+)
 def test_save_checkpoint(datamodule, small, fast, tmp_path):
     model = TransAnno(registry=datamodule.registry, **small)
     # BUG: scvi-tools' callback calls model.save() without the data module: 'NoneType' object has no attribute 'n_batch'
@@ -195,6 +201,9 @@ def test_save_checkpoint(datamodule, small, fast, tmp_path):
 
 # BUG: scvi-tools does not register the query where the reference's setup method is "setup_datamodule": "Please set up
 # your AnnData with TransAnno.setup_anndata first", which does not help either.
+@pytest.mark.xfail(
+    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
+)
 @pytest.mark.parametrize("saved", [False, True])
 def test_query_in_anndata(saved, trained, datamodule, new_batch_query, fast, tmp_path):
     reference = trained
@@ -213,6 +222,5 @@ def test_query_in_anndata(saved, trained, datamodule, new_batch_query, fast, tmp
 
 def test_training_without_any_data_is_an_error(datamodule, small, fast):
     model = TransAnno(registry=datamodule.registry, **small)
-    # BUG: AttributeError: 'NoneType' object has no attribute 'is_view', also after load(adata=False)
     with pytest.raises(ValueError, match="datamodule"):
         model.train(1, **fast)

@@ -167,8 +167,6 @@ def mudata_of(rna, obs):
 
 
 # BUG: mudata 0.4 has no `mudata.set_options`, so a query in a MuData fails there (AlignedData.to_registrable).
-# BUG: scvi-tools compares all modalities' genes and warns "`var_names` ... does not match" of a query that does match,
-# because it is registered with the RNA modality alone.
 class TestQuery:
     def test_new_batches(self, model, make_mdata, fast):
         query = make_mdata(61, seed=1, batches=("batch2", "batch3"))

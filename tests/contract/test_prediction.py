@@ -239,6 +239,13 @@ class TestInputs:
         with pytest.raises(ValueError, match=re.escape("'batch3'") + ".*load_query_data"):
             getattr(model, method)(new_batch_query)
 
+    def test_unseen_batch_in_pretraining(self, pretrained, new_batch_query):
+        # conformance 30
+        # BUG: it points to TransAnno.load_query_data, which takes no pretrained model
+        with pytest.raises(ValueError, match="'batch3'") as error:
+            pretrained.get_latent_representation(new_batch_query)
+        assert "load_query_data" not in str(error.value)
+
     def test_missing_batch_column_is_an_error_that_names_the_way(self, model, query):
         # conformance 30
         del query.obs["batch"]

@@ -149,7 +149,7 @@ class TestLabels:
         expected = probabilities(model, query)
         query.obs["cell_type"] = [*["Platypus", "Unicorn"], *query.obs["cell_type"].iloc[2:]]
         before = snapshot(query)
-        # BUG: the user asked for this, and is warned of cells that "have no value" though theirs do.
+        # and without a warning, since the user asked for it
         query_model = TransAnno.load_query_data(query, model, unseen_labels="mask")
         np.testing.assert_allclose(probabilities(query_model), expected, atol=1e-6)
         assert changed(before, query) == set()
@@ -173,7 +173,7 @@ class TestLabels:
                 "unfrozen": {"unfrozen": True},
             }
             query_model = TransAnno.load_query_data(adata, model, **arguments[how])
-            # BUG: by default labels decide which cells are drawn (class_balance=0.5) and, with a split, left aside.
+            # Labels decide, too, which cells of a reference are drawn.
             query_model.train(2, train_size=1.0, shuffle_set_split=False, **fast)
             states.append(query_model.module.state_dict())
         is_equal = all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -188,7 +188,6 @@ class TestBatches:
         reference = weights(model)
         query_model = TransAnno.load_query_data(new_batch_query, model)
         before = weights(query_model)
-        # BUG: "Training history cannot be updated": is_trained_ is True and history_ None, so scvi-tools drops it.
         query_model.train(3, plan_kwargs={"weight_decay": 0.3}, **fast)
         after = weights(query_model)
         assert before["batch_embedding.weight"].shape[0] == 3
@@ -238,7 +237,6 @@ class TestBatches:
         query_model = TransAnno.load_query_data(new_batch_query, model)
         query_model.train(1, **fast)
         state = weights(query_model)
-        # BUG: "Found 28 module(s) in eval mode", see test_training.py.
         query_model.train(1, **fast)
         assert torch.equal(query_model.module.batch_embedding.weight[:2], state["batch_embedding.weight"][:2])
         assert not torch.equal(query_model.module.batch_embedding.weight[2], state["batch_embedding.weight"][2])
@@ -501,6 +499,32 @@ class TestUsersObject:
         query_model = TransAnno.load_query_data(query, model)
         np.testing.assert_allclose(probabilities(query_model), probabilities(model, query), atol=1e-6)
 
+    def test_layer_without_x(self, model, query):
+        expected = probabilities(model, query)
+        query.layers["counts"], query.X = query.X.copy(), None
+        query_model = TransAnno.load_query_data(query, model, layer="counts")
+        np.testing.assert_allclose(query_model.predict(soft=True), expected, atol=1e-6)
+
+    def test_unsorted_indices_of_a_sparse_matrix(self, model, query):
+        expected = probabilities(model, query)
+        x = sp.csr_matrix((query.X.data.copy(), query.X.indices.copy(), query.X.indptr.copy()), shape=query.shape)
+        for start, stop in zip(x.indptr, x.indptr[1:], strict=False):
+            x.indices[start:stop], x.data[start:stop] = x.indices[start:stop][::-1], x.data[start:stop][::-1]
+        x.has_sorted_indices = False
+        query.X = x
+        indices = query.X.indices.copy()
+        np.testing.assert_allclose(probabilities(TransAnno.load_query_data(query, model)), expected, atol=1e-6)
+        np.testing.assert_array_equal(query.X.indices, indices)
+
+    def test_data_of_the_model_can_be_replaced(self, model, query, make_adata):
+        other = make_adata(31, seed=8)
+        expected = probabilities(model, other)
+        query_model = TransAnno.load_query_data(query[:, 3:].copy(), model)
+        query_model.adata = other
+        # BUG: `_target` and `is_missing` are still those of the first query: 61 predictions instead of 31
+        np.testing.assert_allclose(query_model.predict(soft=True), expected, atol=1e-6)
+        assert "transanno" in other.obs
+
     @pytest.mark.parametrize("layer", [None, "counts"])
     def test_predict_of_the_query_model_remembers_the_layer(self, layer, model, query):
         """``layer=`` of load_query_data holds for the object that it was given, also after a change."""
@@ -511,7 +535,6 @@ class TestUsersObject:
         expected = probabilities(query_model)
         np.testing.assert_allclose(query_model.predict(query, soft=True), expected, atol=1e-6)
         query._inplace_subset_obs(np.arange(13))
-        # BUG: the layer is forgotten once the object was subset, and X is read instead.
         np.testing.assert_allclose(query_model.predict(soft=True), expected.iloc[:13], atol=1e-6)
 
 

@@ -99,7 +99,6 @@ class TestRoundTrip:
 
     def test_training_goes_on_after_loading(self, model, fast):
         n_epochs = len(model.history["train_loss"])
-        # BUG: "Found 28 module(s) in eval mode", and no dropout; see test_training.py.
         model.train(2, **fast)
         assert len(model.history["train_loss"]) == n_epochs + 2
 
@@ -136,6 +135,12 @@ class TestData:
         assert changed(before, other) == set()
         loaded.predict()
         assert changed(before, other) == {"obs[transanno]", "obs[transanno_confidence]"}
+
+    def test_data_with_the_genes_of_the_model_are_registered(self, saved_reference, reference, snapshot, changed):
+        # as in scvi-tools; the docstring of load says "left as it is"
+        before = snapshot(reference)
+        TransAnno.load(saved_reference, reference)
+        assert changed(before, reference) == {"obs[_scvi_batch]", "obs[_scvi_labels]", "uns"}
 
     def test_missing_genes_are_masked(self, model, saved_reference, query):
         fewer = query[:, query.var_names[3:]].copy()
@@ -252,8 +257,7 @@ class TestArguments:
         model = cls(reference, **own, **self.ARGUMENTS)
         model.train(1, **fast)
         model.save(tmp_path / "model")
-        # BUG: _get_init_params(locals()) reads TransAnno.__init__'s variables by the names in the subclass' signature:
-        # what a subclass hands on in **kwargs is lost, and the model cannot be loaded.
+        # scvi-tools reads the arguments from the locals of one __init__ by the signature of another.
         loaded = cls.load(tmp_path / "model", reference)
         saved, found = model.init_params_, loaded.init_params_
         assert found == saved

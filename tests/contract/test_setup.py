@@ -151,8 +151,6 @@ class TestCounts:
         recorder = RecordLabels()
         cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls is TransAnno else {"batch_key": "cell_type"}))
         model = cls(adata, **small)
-        # BUG: dense backed data cannot be trained on, "Indexing elements must be in increasing order": the sampler
-        # draws with replacement.
         model.train(20, plan_kwargs={"lr": 5e-3}, callbacks=[recorder], **fast)
         codes = in_memory.obs["cell_type"].astype("category").cat.codes.to_numpy()
         dense = in_memory.X.toarray() if sp.issparse(in_memory.X) else in_memory.X
@@ -293,3 +291,16 @@ def test_pretraining_is_not_disturbed_by_another_model(make_adata, small, fast):
         disturb(adata)
         latents.append(pretrained.get_latent_representation())
     np.testing.assert_array_equal(*latents)
+
+
+def test_two_models_of_one_object_keep_their_own_labels(reference, small, fast):
+    # conformance 13
+    reference.obs["coarse"] = np.where(reference.obs["cell_type"] == "B cell", "Z", "A")
+    models = {}
+    for key in ("cell_type", "coarse"):
+        TransAnno.setup_anndata(reference, key)
+        models[key] = TransAnno(reference, **small)
+    for _ in range(2):
+        for key, model in models.items():
+            model.train(15, plan_kwargs={"lr": 5e-3}, **fast)
+            assert (model.predict() == reference.obs[key].to_numpy()).mean() > 0.9

@@ -97,8 +97,7 @@ class TestTrained:
         for name, tensor in new_model.module.state_dict().items():
             assert torch.equal(tensor, before[name]), name
 
-    # BUG: scvi-tools leaves the module in eval mode after train() and load(), and Lightning trains it as it finds it
-    # and warns "Found 28 module(s) in eval mode": every later train() runs without dropout. (The two tests above.)
+    # scvi-tools leaves the module in eval mode after train() and load(), and Lightning trains it as it finds it.
     def test_dropout_is_on_in_every_training(self, new_model, fast):
         recorders = [RecordCells(), RecordCells()]
         for recorder in recorders:
@@ -183,7 +182,6 @@ class TestSplit:
     def test_drop_last(self, fixture, drop_last, request, fast):
         model = request.getfixturevalue(fixture)
         recorder = RecordCells()
-        # BUG: pretraining warns of a small last minibatch, which harms nothing here.
         model.train(1, train_size=1.0, datasplitter_kwargs={"drop_last": drop_last}, callbacks=[recorder], **fast)
         assert len(recorder.epochs[0]) == (96 if drop_last else 97)
 
@@ -258,7 +256,7 @@ class TestArguments:
 
     def test_trainer_arguments_pass_through(self, new_model, fast):
         # conformance 24
-        # BUG: the fused optimizer rules out mixed precision with gradient clipping, which is on by default.
+        # Lightning refuses to clip gradients (which is on by default) in mixed precision with a fused optimizer.
         new_model.train(
             2, gradient_clip_val=0.3, accumulate_grad_batches=2, precision="bf16-mixed", log_every_n_steps=1, **fast
         )
@@ -269,11 +267,15 @@ class TestArguments:
 
     def test_default_number_of_epochs(self, new_model, monkeypatch, fast):
         seen = []
-        monkeypatch.setattr(
-            TransAnno, "_run_training", lambda self, splitter, *, max_epochs, **kw: seen.append(max_epochs)
-        )
+
+        def run(self, splitter, *, max_epochs, **kwargs):
+            splitter.setup()
+            seen.append(max_epochs)
+
+        monkeypatch.setattr(TransAnno, "_run_training", run)
         new_model.train(**fast)
-        assert seen == [120]
+        new_model.train(7, **fast)
+        assert seen == [120, 7]
 
 
 def test_batches_that_give_the_type_away_are_warned_of(reference, small, fast):

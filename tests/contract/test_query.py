@@ -521,7 +521,6 @@ class TestUsersObject:
         expected = probabilities(model, other)
         query_model = TransAnno.load_query_data(query[:, 3:].copy(), model)
         query_model.adata = other
-        # BUG: `_target` and `is_missing` are still those of the first query: 61 predictions instead of 31
         np.testing.assert_allclose(query_model.predict(soft=True), expected, atol=1e-6)
         assert "transanno" in other.obs
 

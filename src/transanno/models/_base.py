@@ -49,6 +49,8 @@ class TransAnnoBase(BaseModelClass):
     # The object that the user gave and that predictions are written to, where it is not `adata` itself.
     _target: AnnData | MuData | None = None
     _target_layer: str | None = None
+    # The aligned copy of it that was registered.
+    _aligned_adata: AnnData | MuData | None = None
 
     @property
     def _spec(self) -> DataSpec:
@@ -137,6 +139,10 @@ class TransAnnoBase(BaseModelClass):
     def _resolve(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, AlignedData | None]:
         """-> the user's object, and its aligned data unless it is the data registered with the model."""
         registered = self.adata
+        if self._target is not None and registered is not self._aligned_adata:
+            # `model.adata = other`: complete data in the model's gene order, or scvi-tools had refused them.
+            self._target = self._target_layer = None
+            self.module.is_missing.zero_()
         target: Any = registered if self._target is None else self._target
         if adata is not None:
             target = adata
@@ -281,7 +287,7 @@ class TransAnnoBase(BaseModelClass):
 
     def _attach(self, target: AnnData | MuData, aligned: AlignedData, *, layer: str | None = None) -> None:
         """Remember whose cells these are, in which layer, and which genes they lack."""
-        self._target, self._target_layer = target, layer
+        self._target, self._target_layer, self._aligned_adata = target, layer, self.adata
         self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
 
 

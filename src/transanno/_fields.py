@@ -206,24 +206,30 @@ def read_batches(obs: pd.DataFrame, batch_key: str) -> np.ndarray:
     return _as_strings(obs[batch_key], missing=MISSING_CATEGORY)
 
 
-def check_known_batches(values: np.ndarray, categories: list[str]) -> None:
+def check_known_batches(values: np.ndarray, categories: list[str], *, can_map: bool = True) -> None:
     """Raise ValueError if a batch is unknown to the model."""
     unseen = sorted(set(values) - set(categories))
     if unseen:
         raise ValueError(
             f"{len(unseen)} batches are unknown to the model: {_first(unseen)}. The model knows {_first(categories)}. "
-            "Use `TransAnno.load_query_data(adata, model)`, which adds new batches, and predict with the model that "
-            "it returns."
+            + (
+                "Use `TransAnno.load_query_data(adata, model)`, which adds new batches, and predict with the model that it "
+                "returns."
+                if can_map
+                else "Rename them to batches that the model knows."
+            )
         )
 
 
-def encode_batches(obs: pd.DataFrame, state_registry: dict, *, batch_key: str | None) -> np.ndarray:
+def encode_batches(
+    obs: pd.DataFrame, state_registry: dict, *, batch_key: str | None, can_map: bool = True
+) -> np.ndarray:
     """obs, batch state registry -> batch codes ``(n_obs,)`` for prediction; unknown batches are an error."""
     if batch_key is None:
         return np.zeros(len(obs), dtype=np.int64)
     categories = [str(category) for category in state_registry[CategoricalObsField.CATEGORICAL_MAPPING_KEY]]
     values = read_batches(obs, batch_key)
-    check_known_batches(values, categories)
+    check_known_batches(values, categories, can_map=can_map)
     return _encode(values, categories).astype(np.int64)
 
 

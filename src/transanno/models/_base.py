@@ -171,7 +171,8 @@ class TransAnnoBase(BaseModelClass):
         else:
             counts = aligned.counts
             state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
-            batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key)
+            can_map = hasattr(self, "load_query_data")
+            batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
         size = batch_size or _INFERENCE_BATCH_SIZE
         for start in range(0, len(indices), size):
             rows = indices[start : start + size]

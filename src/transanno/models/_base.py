@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from transanno._module import TransAnnoModule
 from transanno._query import AlignedData, DataSpec, align, rna_modality
 from transanno._saved_model import check_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
+from transanno.models._datamodule import as_anndata_registry
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,10 @@ class TransAnnoBase(BaseModelClass):
     _target_layer: str | None = None
     # The aligned copy of it that was registered.
     _aligned_adata: AnnData | MuData | None = None
+
+    def __init__(self, adata: AnnData | MuData | None = None, registry: dict[str, Any] | None = None) -> None:
+        has_labels = "labels_key" in inspect.signature(self.setup_anndata).parameters
+        super().__init__(adata, as_anndata_registry(registry, type(self).__name__, has_labels=has_labels))
 
     @property
     def _spec(self) -> DataSpec:

@@ -132,7 +132,7 @@ class TestImports:
 
     @pytest.mark.parametrize("path", sorted((PACKAGE / "nn").glob("*.py")), ids=lambda path: path.name)
     def test_networks_know_torch_only(self, path):
-        allowed = {"torch", "transanno", "math", "typing", "collections", "dataclasses", "__future__"}
+        allowed = {"torch", "transanno", "math", "warnings", "typing", "collections", "dataclasses", "__future__"}
         assert {name.split(".")[0] for name in imports_of(path)} <= allowed
 
     @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -361,10 +361,10 @@ def _rows(counts: Any, rows: np.ndarray) -> Any:
 
 def _as_tensor(counts: Any, *, sparse: bool) -> torch.Tensor:
     """Matrix of counts -> float32 tensor, sparse CSR where both sides can be."""
-    if not sp.issparse(counts):
-        return torch.from_numpy(np.ascontiguousarray(np.asarray(counts), dtype=np.float32))
-    if not sparse:
-        return torch.from_numpy(counts.toarray().astype(np.float32, copy=False))
+    if not (sparse and sp.issparse(counts)):
+        dense = counts.toarray() if sp.issparse(counts) else np.asarray(counts)
+        # Row by row, whatever the container: sums in another order round differently.
+        return torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
     counts = counts.tocsr()
     # anndata reads files with 64-bit offsets beside 32-bit positions; torch wants one type.
     rows, genes = counts.indptr.astype(counts.indices.dtype, copy=False), counts.indices

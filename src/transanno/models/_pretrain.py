@@ -13,7 +13,7 @@ from scvi.utils import setup_anndata_dsp
 
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
-from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
+from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +33,24 @@ class TransAnnoPretrain(TransAnnoBase):
         Registry of a data module, for training without AnnData.
     encoder
         ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
+        (``batch_size``).
     n_hidden
-        Width of a token; a multiple of ``n_heads``.
+        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state.
+        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots.
+        Number of slots, only with slots. Default: 8.
     n_layers
-        Number of Transformer layers.
+        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer.
+        Number of attention heads in a layer. Default: 4 with slots, 10 in the Performer.
+    head_dim
+        Width of an attention head, only in the Performer. Default: 64.
+    n_features
+        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
     dropout_rate
-        Dropout before the cell-type head of the model that takes the weights over.
+        Dropout in the cell-type head of the model that takes the weights over.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
 
@@ -63,11 +69,13 @@ class TransAnnoPretrain(TransAnnoBase):
         registry: dict[str, Any] | None = None,
         *,
         encoder: str = "slots",
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 8,
-        n_layers: int = 2,
-        n_heads: int = 4,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_slots: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
+        head_dim: int | None = None,
+        n_features: int | None = None,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:
@@ -81,6 +89,8 @@ class TransAnnoPretrain(TransAnnoBase):
             "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
+            "head_dim": head_dim,
+            "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
         self.module = self._module_cls(
@@ -88,9 +98,10 @@ class TransAnnoPretrain(TransAnnoBase):
             n_batch=self.summary_stats.n_batch,
             **architecture,
         )
+        architecture |= self.module.encoder_arguments
         self._model_summary_string = (
-            f"TransAnnoPretrain model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
-            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"TransAnnoPretrain model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
+            f"genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}"
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.

@@ -26,7 +26,14 @@ from transanno._genes import match_genes
 from transanno._predictions import Predictions
 from transanno._refine import refine_probabilities
 from transanno._transfer import transfer_weights
-from transanno.models._base import Minibatch, as_model, as_positions, default_max_epochs, plan_arguments
+from transanno.models._base import (
+    Minibatch,
+    as_model,
+    as_positions,
+    default_max_epochs,
+    describe,
+    plan_arguments,
+)
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._query_mapping import QueryMappingMixin
 
@@ -52,18 +59,28 @@ class TransAnno(QueryMappingMixin):
         Registry of a data module, for training without AnnData.
     encoder
         ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
+        (``batch_size``).
+    head
+        Cell-type head. ``"wide"``: linear in the cell state and in the expression of every gene, the default with
+        slots. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
+        Performer.
     n_hidden
-        Width of a token; a multiple of ``n_heads``.
+        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state.
+        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots.
+        Number of slots, only with slots. Default: 8.
     n_layers
-        Number of Transformer layers.
+        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer.
+        Number of attention heads in a layer. Default: 4 with slots, 10 in the Performer.
+    head_dim
+        Width of an attention head, only in the Performer. Default: 64.
+    n_features
+        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
     dropout_rate
-        Dropout before the cell-type head.
+        Dropout in the cell-type head.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
 
@@ -84,11 +101,14 @@ class TransAnno(QueryMappingMixin):
         registry: dict[str, Any] | None = None,
         *,
         encoder: str = "slots",
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 8,
-        n_layers: int = 2,
-        n_heads: int = 4,
+        head: str | None = None,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_slots: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
+        head_dim: int | None = None,
+        n_features: int | None = None,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:
@@ -104,11 +124,14 @@ class TransAnno(QueryMappingMixin):
             )
         architecture: dict[str, Any] = {
             "encoder": encoder,
+            "head": head,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
             "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
+            "head_dim": head_dim,
+            "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
         self.module = self._module_cls(
@@ -117,14 +140,15 @@ class TransAnno(QueryMappingMixin):
             n_labels=len(classes) + 1,
             **architecture,
         )
+        architecture |= self.module.encoder_arguments | {"head": self.module.head}
         self.was_pretrained_ = False
         self.training_prior_: list[float] | None = None
         # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
         self._model_summary_string = (
-            f"TransAnno model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
-            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"TransAnno model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
+            f"genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}, cell types: {len(classes)}"
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.

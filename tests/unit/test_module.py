@@ -8,7 +8,7 @@ from scvi import REGISTRY_KEYS
 from torch.nn import functional as F
 
 from transanno._module import TransAnnoModule
-from transanno.nn import normalize_counts
+from transanno.nn import EncoderOutput, normalize_counts
 
 N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
 SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
@@ -181,7 +181,8 @@ class TestGenerative:
         outputs, generated, _ = module(tensors, inference_kwargs={"max_masked_fraction": 0.5})
         assert sorted(generated["genes"].tolist()) == list(range(N_VARS))
         batch = module.batch_embedding.weight[tensors[REGISTRY_KEYS.BATCH_KEY][:, 0]]
-        expected = module.expression_head(outputs["z"], batch, torch.arange(N_VARS))
+        encoded = EncoderOutput(outputs["tokens"], outputs["z"])
+        expected = module.expression_head(encoded, batch, torch.arange(N_VARS))
         torch.testing.assert_close(generated["bin_logits"], expected[:, :, generated["genes"]])
 
 

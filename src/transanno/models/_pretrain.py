@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.utils import setup_anndata_dsp
 
+from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
+from transanno.models._checkpoint import model_without_data, read_genes
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +173,58 @@ class TransAnnoPretrain(TransAnnoBase):
             devices=devices,
             trainer_config=trainer_config,
         )
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, genes: Sequence[str] | str | Path) -> Self:
+        """Load an encoder of TransAnno-Net :cite:p:`transannonet2025` or scBERT :cite:p:`yang2022scbert`.
+
+        The model holds no cells: :meth:`transanno.TransAnno.from_pretrained` takes its weights over for fine-tuning.
+        Positions from gene2vec are read like learned ones, and learn further. The classifier of a fine-tuned
+        checkpoint is left out.
+
+        Parameters
+        ----------
+        path
+            File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
+            ``"state_dict"``. It is read with ``weights_only=True``.
+        genes
+            Names of the genes in the order of their positions, or a text file with a name per line.
+
+        Returns
+        -------
+        Pretrained model, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, or weights are missing, left over or of another shape; it lists them.
+
+        Examples
+        --------
+        >>> import transanno
+        >>> pretrained = transanno.TransAnnoPretrain.from_checkpoint("pretrain.pth", genes="genes.txt")
+        >>> model = transanno.TransAnno.from_pretrained(pretrained, reference, labels_key="cell_type")
+        >>> model.train(batch_size=2, accumulate_grad_batches=60)
+        """
+        checkpoint = read_checkpoint(path)
+        model = model_without_data(
+            cls,
+            read_genes(genes, checkpoint),
+            pd.DataFrame(index=["placeholder"]),
+            setup={},
+            model={"encoder": "performer", **checkpoint.architecture},
+        )
+        load_weights(model.module, checkpoint)
+        if not checkpoint.has_expression_head:
+            warnings.warn(
+                f"{path} is not from pretraining: it cannot predict the expression of hidden genes. That part of the "
+                "model starts untrained, and a classifier in the file is left out.",
+                UserWarning,
+                stacklevel=2,
+            )
+        model.module.eval()
+        model.is_trained_ = True
+        return model
 
     @classmethod
     @setup_anndata_dsp.dedent

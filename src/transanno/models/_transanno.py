@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
+from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
@@ -34,6 +35,7 @@ from transanno.models._base import (
     describe,
     plan_arguments,
 )
+from transanno.models._checkpoint import check_labels, model_without_data, read_genes
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._query_mapping import QueryMappingMixin
 
@@ -215,6 +217,72 @@ class TransAnno(QueryMappingMixin):
         )
         logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
         model.was_pretrained_ = True
+        return model
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        genes: Sequence[str] | str | Path,
+        labels: Sequence[str],
+        *,
+        labels_key: str = "cell_type",
+        unlabeled_category: str = UNLABELED_CATEGORY,
+    ) -> Self:
+        """Load a fine-tuned checkpoint of TransAnno-Net :cite:p:`transannonet2025` or scBERT :cite:p:`yang2022scbert`.
+
+        The model holds no cells and can :meth:`predict` at once. Cells that have all genes get the logits of the
+        original; genes that a query lacks are masked, where the original took them as silent. A checkpoint without a
+        classifier is loaded by :meth:`transanno.TransAnnoPretrain.from_checkpoint`.
+
+        Parameters
+        ----------
+        path
+            File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
+            ``"state_dict"``. It is read with ``weights_only=True``.
+        genes
+            Names of the genes in the order of their positions, or a text file with a name per line.
+        labels
+            Names of the cell types in the order of the logits.
+        labels_key
+            Column of ``obs`` in which :meth:`load_query_data` looks for labels of a query.
+        unlabeled_category
+            Value of ``labels_key`` that marks cells without a label.
+
+        Returns
+        -------
+        Trained model, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, has no classifier, or weights are missing, left over or of another shape; it
+            lists them.
+
+        Examples
+        --------
+        >>> import transanno
+        >>> model = transanno.TransAnno.from_checkpoint("finetune_best.pth", genes="genes.txt", labels=["B", "T"])
+        >>> model.predict(query)
+        """
+        checkpoint = read_checkpoint(path)
+        if not checkpoint.has_classifier:
+            raise ValueError(
+                f"{path} holds no classifier (no weights to_out.conv1, to_out.fc1 to fc3), so it predicts no cell types. "
+                "Load it with `TransAnnoPretrain.from_checkpoint(path, genes)`, and fine-tune it on a reference with "
+                "`TransAnno.from_pretrained`."
+            )
+        names = check_labels(labels, checkpoint, unlabeled_category=unlabeled_category)
+        model = model_without_data(
+            cls,
+            read_genes(genes, checkpoint),
+            pd.DataFrame({labels_key: names}, index=[f"placeholder{i}" for i in range(len(names))]),
+            setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
+            model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
+        )
+        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model._classes])
+        model.module.eval()
+        model.is_trained_ = True
         return model
 
     # -- training ------------------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ _STATE_KEYS = ("model_state_dict", "state_dict")
 # performer-pytorch registers its layers a second time with the part that counts passes.
 _UPDATER = "performer.proj_updater."
 
+_LAYER_NAME = re.compile(r"performer\.net\.layers\.(\d+)\.")
+_PROJECTION, _QUERY = "0.fn.fast_attention.projection_matrix", "0.fn.to_q.weight"
 _POSITIONS = "pos_emb.emb.weight"
 _KERNEL = "to_out.conv1.weight"
 _OUTER = {
@@ -33,8 +35,8 @@ _OUTER = {
 _LAYER = {
     "0.norm.weight": "attention_norm.weight",
     "0.norm.bias": "attention_norm.bias",
-    "0.fn.fast_attention.projection_matrix": "projection",
-    "0.fn.to_q.weight": "to_query.weight",
+    _PROJECTION: "projection",
+    _QUERY: "to_query.weight",
     "0.fn.to_k.weight": "to_key.weight",
     "0.fn.to_v.weight": "to_value.weight",
     "0.fn.to_out.weight": "to_out.weight",
@@ -160,10 +162,6 @@ def load_weights(module: TransAnnoModule, checkpoint: Checkpoint, *, label_order
         ours[names[name]].copy_(weight.reshape(ours[names[name]].shape))
     # The original knows no batches.
     module.batch_embedding.weight.zero_()
-
-
-_LAYER_NAME = re.compile(r"performer\.net\.layers\.(\d+)\.")
-_PROJECTION, _QUERY = "0.fn.fast_attention.projection_matrix", "0.fn.to_q.weight"
 
 
 def _first_layer_weight(weights: dict[str, Tensor], part: str) -> Tensor | None:

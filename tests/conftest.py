@@ -175,6 +175,59 @@ def pretrained(saved_pretrained: Path) -> TransAnnoPretrain:
     return TransAnnoPretrain.load(saved_pretrained, _make_adata(seed=3), accelerator="cpu")
 
 
+class _OriginalClassifier(torch.nn.Module):
+    """The classifier of TransAnno-Net and scBERT, with the names its weights have in their checkpoints."""
+
+    def __init__(self, n_tokens: int, n_hidden: int, n_labels: int) -> None:
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(1, 1, (1, n_hidden))
+        self.fc1 = torch.nn.Linear(n_tokens, 512)
+        self.fc2 = torch.nn.Linear(512, 128)
+        self.fc3 = torch.nn.Linear(128, n_labels)
+
+    def forward(self, encodings: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(encodings[:, None]).relu().flatten(1)
+        return self.fc3(self.fc2(self.fc1(x).relu()).relu())
+
+
+# The original asserts that the width is a multiple of the number of heads; together they are wider than a token.
+ORIGINAL = {"n_hidden": 33, "n_layers": 2, "n_heads": 3, "head_dim": 16, "n_features": 44}
+
+
+def _make_original(n_vars: int, n_labels: int = 0) -> torch.nn.Module:
+    """``performer-pytorch`` as TransAnno-Net configures it, but small and with random weights."""
+    from performer_pytorch import PerformerLM
+
+    original = PerformerLM(
+        num_tokens=7,
+        max_seq_len=n_vars + 1,
+        dim=ORIGINAL["n_hidden"],
+        depth=ORIGINAL["n_layers"],
+        heads=ORIGINAL["n_heads"],
+        dim_head=ORIGINAL["head_dim"],
+        rotary_position_emb=False,
+        attn_out_bias=True,
+    )
+    if n_labels:
+        original.to_out = _OriginalClassifier(n_vars + 1, ORIGINAL["n_hidden"], n_labels)
+    with torch.no_grad():
+        for parameter in original.parameters():  # norms and biases, too, must not be what they start as
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return original.eval()
+
+
+@pytest.fixture(scope="session")
+def make_original() -> Callable[..., torch.nn.Module]:
+    """Factory of the independent implementation: ``make_original(n_vars, n_labels=0)``."""
+    return _make_original
+
+
+@pytest.fixture(scope="session")
+def original_sizes() -> dict[str, int]:
+    """Arguments of the Performer that ``make_original`` makes."""
+    return dict(ORIGINAL)
+
+
 def _dense(matrix: Any) -> np.ndarray:
     if matrix is None:
         return np.zeros(0)

@@ -27,3 +27,6 @@ TARGET_SUM: Final = 1e4
 
 N_BINS: Final = 6
 """Expression bins 0..5 of the masked-expression objective (TransAnno-Net's ``bin_num = 5`` and zero)."""
+
+MASK_TOKEN: Final = N_BINS
+"""Token of a masked gene in the Performer, after those of the bins."""

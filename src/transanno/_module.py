@@ -8,12 +8,14 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS
 from transanno.nn import (
     ENCODERS,
-    CellTypeHead,
-    ExpressionHead,
+    EncoderOutput,
     bin_expression,
+    build_classifier,
+    build_expression_head,
+    default_head,
+    encoder_arguments,
     normalize_counts,
     sample_gene_mask,
     thin_counts,
@@ -37,10 +39,12 @@ class TransAnnoModule(BaseModuleClass):
         0 builds no cell-type head (pretraining).
     encoder
         Name of an encoder in :data:`transanno.nn.ENCODERS`.
-    n_hidden, n_latent, n_slots, n_layers, n_heads
-        Width of a token, width of the cell state, number of slots, Transformer layers and heads.
+    head
+        Name of a cell-type head in :data:`transanno.nn.HEADS`. Default: the encoder's.
+    n_hidden, n_latent, n_slots, n_layers, n_heads, head_dim, n_features
+        Arguments of the encoder; None stands for its default.
     dropout_rate
-        Dropout before the cell-type head.
+        Dropout in the cell-type head.
     """
 
     is_missing: Tensor
@@ -52,32 +56,37 @@ class TransAnnoModule(BaseModuleClass):
         n_labels: int = 0,
         *,
         encoder: str = "slots",
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 8,
-        n_layers: int = 2,
-        n_heads: int = 2,
+        head: str | None = None,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_slots: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
+        head_dim: int | None = None,
+        n_features: int | None = None,
         dropout_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        if encoder not in ENCODERS:
-            raise ValueError(f"encoder={encoder!r} is not known. Allowed: {', '.join(map(repr, ENCODERS))}.")
-        if n_hidden % n_heads:
-            raise ValueError(f"n_hidden={n_hidden} is not a multiple of n_heads={n_heads}. Choose one that is.")
+        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_slots": n_slots, "n_layers": n_layers}
+        given |= {"n_heads": n_heads, "head_dim": head_dim, "n_features": n_features}
+        # With the defaults filled in: a saved model must not change when these do.
+        self.encoder_arguments = encoder_arguments(encoder, given)
+        self.head = head or default_head(encoder)
         self.n_input = n_input
-        self.n_latent = n_latent
         self.n_classes = max(n_labels - 1, 0)
-        self.encoder = ENCODERS[encoder](
-            n_vars=n_input, n_hidden=n_hidden, n_latent=n_latent, n_slots=n_slots, n_layers=n_layers, n_heads=n_heads
-        )
+        self.encoder = ENCODERS[encoder](n_vars=n_input, **self.encoder_arguments)
+        self.n_latent = self.encoder.n_latent
+        n_hidden = self.encoder.n_hidden
         self.batch_embedding = nn.Embedding(n_batch, n_hidden)
         nn.init.normal_(self.batch_embedding.weight, std=0.02)
         # Stands in for the batch of a cell whose batch is unknown: half of the training cells, and
         # every batch that a query brings until `train()` has adapted to it.
         self.unknown_batch = nn.Parameter(torch.zeros(n_hidden))
-        self.expression_head = ExpressionHead(n_latent=n_latent, n_hidden=n_hidden, n_vars=n_input, n_bins=N_BINS)
+        self.expression_head = build_expression_head(self.encoder, n_vars=n_input)
         self.classifier = (
-            CellTypeHead(n_vars=n_input, n_latent=n_latent, n_labels=self.n_classes, dropout_rate=dropout_rate)
+            build_classifier(
+                self.head, self.encoder, n_vars=n_input, n_labels=self.n_classes, dropout_rate=dropout_rate
+            )
             if self.n_classes
             else None
         )
@@ -113,10 +122,10 @@ class TransAnnoModule(BaseModuleClass):
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
             batch = torch.where(is_forgotten, self.unknown_batch, batch)
-        tokens, z = self.encoder(expression, is_masked, batch)
-        outputs = {"z": z, "tokens": tokens, "is_hidden": is_hidden & ~missing}
+        encoded = self.encoder(expression, is_masked, batch)
+        outputs = {"z": encoded.cell_state, "tokens": encoded.tokens, "is_hidden": is_hidden & ~missing}
         if self.classifier is not None:
-            outputs["logits"] = self.classifier(z, expression, is_masked)
+            outputs["logits"] = self.classifier(encoded, expression, is_masked)
         return outputs
 
     def _get_generative_input(
@@ -124,18 +133,19 @@ class TransAnnoModule(BaseModuleClass):
     ) -> dict[str, Tensor]:
         return {
             "z": inference_outputs["z"],
+            "tokens": inference_outputs["tokens"],
             "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
             "is_hidden": inference_outputs["is_hidden"],
         }
 
     @auto_move_data
-    def generative(self, z: Tensor, batch_index: Tensor, is_hidden: Tensor) -> dict[str, Tensor]:
-        """cell state ``(n_obs, n_latent)`` -> bin logits ``(n_obs, n_bins, n_genes)`` of some hidden genes."""
+    def generative(self, z: Tensor, tokens: Tensor, batch_index: Tensor, is_hidden: Tensor) -> dict[str, Tensor]:
+        """cell state ``(n_obs, n_latent)``, tokens -> bin logits ``(n_obs, n_bins, n_genes)`` of some hidden genes."""
         if len(is_hidden) != len(z):  # nothing hidden, nothing to predict
             return {}
         genes = torch.randperm(self.n_input, device=z.device)[:_N_RECONSTRUCTED]
         batch = self.batch_embedding(batch_index.flatten().long())
-        return {"bin_logits": self.expression_head(z, batch, genes), "genes": genes}
+        return {"bin_logits": self.expression_head(EncoderOutput(tokens, z), batch, genes), "genes": genes}
 
     def loss(
         self,
@@ -209,7 +219,7 @@ class TransAnnoModule(BaseModuleClass):
         if genes:
             self.encoder.initialize_genes(expression)
         if self.classifier is not None:
-            self.classifier.mean_expression.copy_(expression.mean(dim=0))
+            self.classifier.initialize(expression.mean(dim=0))
 
     def freeze_for_query(self, n_reference_batches: int) -> None:
         """Let only the embeddings of batches beyond the reference's learn.

@@ -8,7 +8,12 @@ import torch
 from transanno._module import TransAnnoModule
 
 # Parameters with one row per gene; and what belongs to the data or the task rather than to the encoder.
-_GENE_ROWS = ("encoder.attention.gene_embedding", "expression_head.gene_embedding", "expression_head.gene_bias")
+_GENE_ROWS = (
+    "encoder.attention.gene_embedding",
+    "encoder.gene_embedding",
+    "expression_head.gene_embedding",
+    "expression_head.gene_bias",
+)
 _NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing")
 _CLASSIFIER = "classifier."
 
@@ -33,7 +38,8 @@ def transfer_weights(
         for name in dict.fromkeys([*shared, *expected])
         if name not in theirs or name not in ours or theirs[name].shape != ours[name].shape
     ]
-    wrong += [f"{name}: width differs" for name in _GENE_ROWS if theirs[name].shape[1:] != ours[name].shape[1:]]
+    gene_rows = [name for name in _GENE_ROWS if name in theirs and name in ours]
+    wrong += [f"{name}: width differs" for name in gene_rows if theirs[name].shape[1:] != ours[name].shape[1:]]
     if wrong:
         raise ValueError(
             f"{len(wrong)} pretrained weights do not fit the model: {'; '.join(wrong[:5])}. Leave out architecture "
@@ -42,5 +48,5 @@ def transfer_weights(
     for name in shared:
         ours[name].copy_(theirs[name])
     rows = torch.as_tensor(target_rows), torch.as_tensor(source_rows)
-    for name in _GENE_ROWS:
+    for name in gene_rows:
         ours[name][rows[0]] = theirs[name][rows[1]].to(ours[name].device)

@@ -96,7 +96,7 @@ def f_is_ours(function) -> bool:
 LAYERS = [
     {"_constants", "_validation", "_genes", "_seed", "_saved_model"},
     {"nn"},
-    {"_module", "_refine", "_transfer", "_predictions", "_data_splitter", "_fields", "_query"},
+    {"_module", "_refine", "_checkpoint", "_transfer", "_predictions", "_data_splitter", "_fields", "_query"},
     {"_training_plan"},
     {"models"},
     {"_io", "_demo", "_scores", "tl", "pl"},
@@ -132,7 +132,17 @@ class TestImports:
 
     @pytest.mark.parametrize("path", sorted((PACKAGE / "nn").glob("*.py")), ids=lambda path: path.name)
     def test_networks_know_torch_only(self, path):
-        allowed = {"torch", "transanno", "math", "warnings", "typing", "collections", "dataclasses", "__future__"}
+        allowed = {
+            "torch",
+            "transanno",
+            "inspect",
+            "math",
+            "warnings",
+            "typing",
+            "collections",
+            "dataclasses",
+            "__future__",
+        }
         assert {name.split(".")[0] for name in imports_of(path)} <= allowed
 
     @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

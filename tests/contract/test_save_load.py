@@ -238,8 +238,9 @@ class ChildWithArgument(TransAnno):
 class TestArguments:
     """Conformance 40."""
 
-    ARGUMENTS = {
+    SLOTS = {
         "encoder": "slots",
+        "head": "conv",
         "n_hidden": 12,
         "n_latent": 7,
         "n_slots": 5,
@@ -247,32 +248,49 @@ class TestArguments:
         "n_heads": 3,
         "dropout_rate": 0.3,
     }
+    PERFORMER = {
+        "encoder": "performer",
+        "head": "wide",
+        "n_hidden": 12,
+        "n_layers": 2,
+        "n_heads": 3,
+        "head_dim": 5,
+        "n_features": 7,
+        "dropout_rate": 0.3,
+    }
 
+    @pytest.mark.parametrize("arguments", [SLOTS, PERFORMER], ids=["slots", "performer"])
     @pytest.mark.parametrize(
         "cls", [TransAnno, TransAnnoPretrain, ChildWithDefaults, ChildWithKwargs, ChildWithArgument]
     )
-    def test_every_argument_survives(self, cls, reference, fast, tmp_path):
+    def test_every_argument_survives(self, cls, arguments, reference, fast, tmp_path):
+        if cls is TransAnnoPretrain:
+            arguments = {name: value for name, value in arguments.items() if name != "head"}
         cls.setup_anndata(reference, **({} if cls is TransAnnoPretrain else {"labels_key": "cell_type"}))
         own = {"flavor": "spicy"} if cls is ChildWithArgument else {}
-        model = cls(reference, **own, **self.ARGUMENTS)
+        model = cls(reference, **own, **arguments)
         model.train(1, **fast)
         model.save(tmp_path / "model")
         # scvi-tools reads the arguments from the locals of one __init__ by the signature of another.
         loaded = cls.load(tmp_path / "model", reference)
         saved, found = model.init_params_, loaded.init_params_
         assert found == saved
+        asked_for = arguments.keys() - {"encoder", "head", "dropout_rate"}
+        assert loaded.module.encoder_arguments == {name: arguments[name] for name in asked_for}
         np.testing.assert_array_equal(loaded.get_latent_representation(), model.get_latent_representation())
         if own:
             assert loaded.flavor == "spicy"
         if cls is not TransAnnoPretrain:
-            assert loaded.module.classifier.dropout.p == 0.3
+            dropouts = [part for part in loaded.module.classifier.modules() if isinstance(part, torch.nn.Dropout)]
+            assert {part.p for part in dropouts} == {0.3}
 
     @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
     def test_every_argument_is_tested(self, cls):
         import inspect
 
         parameters = set(inspect.signature(cls.__init__).parameters)
-        assert parameters - {"self", "adata", "registry", "datamodule"} == set(self.ARGUMENTS)
+        tested = {*self.SLOTS, *self.PERFORMER} - ({"head"} if cls is TransAnnoPretrain else set())
+        assert parameters - {"self", "adata", "registry", "datamodule"} == tested
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -22,14 +22,17 @@ quick = settings(max_examples=30, deadline=None, database=None)
 seeds = st.integers(0, 2**32 - 1)
 
 
-@pytest.fixture(scope="module")
-def trained(make_adata, small, fast) -> TransAnno:
+PERFORMER = {"encoder": "performer", "n_hidden": 18, "n_layers": 1, "n_heads": 2, "head_dim": 7}
+
+
+@pytest.fixture(scope="module", params=["slots", "performer"])
+def trained(request, make_adata, small, fast) -> TransAnno:
     torch.manual_seed(0)
     np.random.seed(0)
     adata = make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
-    model = TransAnno(adata, **small)
-    model.train(1, plan_kwargs={"lr": 5e-3}, **fast)
+    model = TransAnno(adata, **(small if request.param == "slots" else PERFORMER))
+    model.train(1 if request.param == "slots" else 5, plan_kwargs={"lr": 5e-3}, **fast)
     return model
 
 

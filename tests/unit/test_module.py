@@ -8,7 +8,7 @@ from scvi import REGISTRY_KEYS
 from torch.nn import functional as F
 
 from transanno._module import TransAnnoModule
-from transanno.nn import normalize_counts
+from transanno.nn import EncoderOutput, normalize_counts
 
 N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
 SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
@@ -69,8 +69,8 @@ def reconstruction_by_hand(x, is_hidden, bin_logits, genes) -> tuple[list[float]
 
 class TestArguments:
     def test_unknown_encoder_lists_the_known(self):
-        with pytest.raises(ValueError, match=r"encoder='performer' is not known\. Allowed: 'slots'"):
-            make_module(encoder="performer")
+        with pytest.raises(ValueError, match=r"encoder='ants' is not known\. Allowed: 'slots', 'performer'"):
+            make_module(encoder="ants")
 
     def test_heads_have_to_divide_the_width(self):
         with pytest.raises(ValueError, match="n_hidden=12 is not a multiple of n_heads=5"):
@@ -99,11 +99,12 @@ class TestInference:
         x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
         is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
         expression = normalize_counts(x, is_masked)
-        tokens, z = module.encoder(expression, is_masked, module.batch_embedding.weight[batch[:, 0]])
+        encoded = module.encoder(expression, is_masked, module.batch_embedding.weight[batch[:, 0]])
+        tokens, z = encoded
         outputs = module.inference(x, batch)
         torch.testing.assert_close(outputs["z"], z)
         torch.testing.assert_close(outputs["tokens"], tokens)
-        torch.testing.assert_close(outputs["logits"], module.classifier(z, expression, is_masked))
+        torch.testing.assert_close(outputs["logits"], module.classifier(encoded, expression, is_masked))
 
     def test_is_deterministic_and_draws_nothing_by_default(self, module, tensors):
         inputs = module._get_inference_input(tensors)
@@ -180,7 +181,8 @@ class TestGenerative:
         outputs, generated, _ = module(tensors, inference_kwargs={"max_masked_fraction": 0.5})
         assert sorted(generated["genes"].tolist()) == list(range(N_VARS))
         batch = module.batch_embedding.weight[tensors[REGISTRY_KEYS.BATCH_KEY][:, 0]]
-        expected = module.expression_head(outputs["z"], batch, torch.arange(N_VARS))
+        encoded = EncoderOutput(outputs["tokens"], outputs["z"])
+        expected = module.expression_head(encoded, batch, torch.arange(N_VARS))
         torch.testing.assert_close(generated["bin_logits"], expected[:, :, generated["genes"]])
 
 

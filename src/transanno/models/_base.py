@@ -30,8 +30,6 @@ from transanno.nn import sparse_rows
 
 logger = logging.getLogger(__name__)
 
-# Larger than scvi.settings.batch_size: inference keeps no activations, and small minibatches are slow.
-_INFERENCE_BATCH_SIZE = 1024
 # Cells from which gene embeddings and mean expression start.
 _N_INITIALIZATION = 5000
 # Cells that a training run visits at least, small references many times over, and its bounds in epochs.
@@ -182,7 +180,7 @@ class TransAnnoBase(BaseModelClass):
             batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
         # Sparse kernels pay on a CPU.
         reads_sparse = self.module.encoder.reads_sparse and self.module.device.type == "cpu"
-        size = batch_size or _INFERENCE_BATCH_SIZE
+        size = batch_size or self.module.encoder.inference_batch_size
         for start in range(0, len(indices), size):
             rows = indices[start : start + size]
             yield {
@@ -323,6 +321,11 @@ def ignored_gene_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`var_names` for the loaded")
         yield
+
+
+def describe(arguments: dict[str, Any]) -> str:
+    """Arguments -> one line for the summary of a model."""
+    return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
 
 
 def default_max_epochs(n_obs: int) -> int:

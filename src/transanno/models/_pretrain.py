@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
 
+import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.utils import setup_anndata_dsp
 
+from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
-from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
+from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
+from transanno.models._checkpoint import model_without_data, read_genes
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +39,24 @@ class TransAnnoPretrain(TransAnnoBase):
         Registry of a data module, for training without AnnData.
     encoder
         ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
+        (``batch_size``).
     n_hidden
-        Width of a token; a multiple of ``n_heads``.
+        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state.
+        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots.
+        Number of slots, only with slots. Default: 8.
     n_layers
-        Number of Transformer layers.
+        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer.
+        Number of attention heads in a layer. Default: 2 with slots, 10 in the Performer.
+    head_dim
+        Width of an attention head, only in the Performer. Default: 64.
+    n_features
+        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
     dropout_rate
-        Dropout before the cell-type head of the model that takes the weights over.
+        Dropout in the cell-type head of the model that takes the weights over.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
 
@@ -63,11 +75,13 @@ class TransAnnoPretrain(TransAnnoBase):
         registry: dict[str, Any] | None = None,
         *,
         encoder: str = "slots",
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 8,
-        n_layers: int = 2,
-        n_heads: int = 2,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_slots: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
+        head_dim: int | None = None,
+        n_features: int | None = None,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:
@@ -81,6 +95,8 @@ class TransAnnoPretrain(TransAnnoBase):
             "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
+            "head_dim": head_dim,
+            "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
         self.module = self._module_cls(
@@ -88,9 +104,10 @@ class TransAnnoPretrain(TransAnnoBase):
             n_batch=self.summary_stats.n_batch,
             **architecture,
         )
+        architecture |= self.module.encoder_arguments
         self._model_summary_string = (
-            f"TransAnnoPretrain model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
-            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"TransAnnoPretrain model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
+            f"genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}"
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
@@ -156,6 +173,58 @@ class TransAnnoPretrain(TransAnnoBase):
             devices=devices,
             trainer_config=trainer_config,
         )
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, genes: Sequence[str] | str | Path) -> Self:
+        """Load an encoder of TransAnno-Net :cite:p:`transannonet2025` or scBERT :cite:p:`yang2022scbert`.
+
+        The model holds no cells: :meth:`transanno.TransAnno.from_pretrained` takes its weights over for fine-tuning.
+        Positions from gene2vec are read like learned ones, and learn further. The classifier of a fine-tuned
+        checkpoint is left out.
+
+        Parameters
+        ----------
+        path
+            File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
+            ``"state_dict"``. It is read with ``weights_only=True``.
+        genes
+            Names of the genes in the order of their positions, or a text file with a name per line.
+
+        Returns
+        -------
+        Pretrained model, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, or weights are missing, left over or of another shape; it lists them.
+
+        Examples
+        --------
+        >>> import transanno
+        >>> pretrained = transanno.TransAnnoPretrain.from_checkpoint("pretrain.pth", genes="genes.txt")
+        >>> model = transanno.TransAnno.from_pretrained(pretrained, reference, labels_key="cell_type")
+        >>> model.train(batch_size=2, accumulate_grad_batches=60)
+        """
+        checkpoint = read_checkpoint(path)
+        model = model_without_data(
+            cls,
+            read_genes(genes, checkpoint),
+            pd.DataFrame(index=["placeholder"]),
+            setup={},
+            model={"encoder": "performer", **checkpoint.architecture},
+        )
+        load_weights(model.module, checkpoint)
+        if not checkpoint.has_expression_head:
+            warnings.warn(
+                f"{path} is not from pretraining: it cannot predict the expression of hidden genes. That part of the "
+                "model starts untrained, and a classifier in the file is left out.",
+                UserWarning,
+                stacklevel=2,
+            )
+        model.module.eval()
+        model.is_trained_ = True
+        return model
 
     @classmethod
     @setup_anndata_dsp.dedent

@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
+from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
@@ -26,7 +27,15 @@ from transanno._genes import match_genes
 from transanno._predictions import Predictions
 from transanno._refine import refine_probabilities
 from transanno._transfer import transfer_weights
-from transanno.models._base import Minibatch, as_model, as_positions, default_max_epochs, plan_arguments
+from transanno.models._base import (
+    Minibatch,
+    as_model,
+    as_positions,
+    default_max_epochs,
+    describe,
+    plan_arguments,
+)
+from transanno.models._checkpoint import check_labels, model_without_data, read_genes
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._query_mapping import QueryMappingMixin
 
@@ -52,18 +61,28 @@ class TransAnno(QueryMappingMixin):
         Registry of a data module, for training without AnnData.
     encoder
         ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
+        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
+        (``batch_size``).
+    head
+        Cell-type head. ``"wide"``: linear in the cell state and in the expression of every gene, the default with
+        slots. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
+        Performer.
     n_hidden
-        Width of a token; a multiple of ``n_heads``.
+        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state.
+        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots.
+        Number of slots, only with slots. Default: 8.
     n_layers
-        Number of Transformer layers.
+        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer.
+        Number of attention heads in a layer. Default: 2 with slots, 10 in the Performer.
+    head_dim
+        Width of an attention head, only in the Performer. Default: 64.
+    n_features
+        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
     dropout_rate
-        Dropout before the cell-type head.
+        Dropout in the cell-type head.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
 
@@ -84,11 +103,14 @@ class TransAnno(QueryMappingMixin):
         registry: dict[str, Any] | None = None,
         *,
         encoder: str = "slots",
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 8,
-        n_layers: int = 2,
-        n_heads: int = 2,
+        head: str | None = None,
+        n_hidden: int | None = None,
+        n_latent: int | None = None,
+        n_slots: int | None = None,
+        n_layers: int | None = None,
+        n_heads: int | None = None,
+        head_dim: int | None = None,
+        n_features: int | None = None,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:
@@ -104,11 +126,14 @@ class TransAnno(QueryMappingMixin):
             )
         architecture: dict[str, Any] = {
             "encoder": encoder,
+            "head": head,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
             "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
+            "head_dim": head_dim,
+            "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
         self.module = self._module_cls(
@@ -117,14 +142,15 @@ class TransAnno(QueryMappingMixin):
             n_labels=len(classes) + 1,
             **architecture,
         )
+        architecture |= self.module.encoder_arguments | {"head": self.module.head}
         self.was_pretrained_ = False
         self.training_prior_: list[float] | None = None
         # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
         self._model_summary_string = (
-            f"TransAnno model with encoder {encoder!r}, n_hidden: {n_hidden}, n_latent: {n_latent}, "
-            f"n_slots: {n_slots}, n_layers: {n_layers}, genes: {self.summary_stats.n_vars}, "
+            f"TransAnno model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
+            f"genes: {self.summary_stats.n_vars}, "
             f"batches: {self.summary_stats.n_batch}, cell types: {len(classes)}"
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
@@ -191,6 +217,72 @@ class TransAnno(QueryMappingMixin):
         )
         logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
         model.was_pretrained_ = True
+        return model
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        genes: Sequence[str] | str | Path,
+        labels: Sequence[str],
+        *,
+        labels_key: str = "cell_type",
+        unlabeled_category: str = UNLABELED_CATEGORY,
+    ) -> Self:
+        """Load a fine-tuned checkpoint of TransAnno-Net :cite:p:`transannonet2025` or scBERT :cite:p:`yang2022scbert`.
+
+        The model holds no cells and can :meth:`predict` at once. Cells that have all genes get the logits of the
+        original; genes that a query lacks are masked, where the original took them as silent. A checkpoint without a
+        classifier is loaded by :meth:`transanno.TransAnnoPretrain.from_checkpoint`.
+
+        Parameters
+        ----------
+        path
+            File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
+            ``"state_dict"``. It is read with ``weights_only=True``.
+        genes
+            Names of the genes in the order of their positions, or a text file with a name per line.
+        labels
+            Names of the cell types in the order of the logits.
+        labels_key
+            Column of ``obs`` in which :meth:`load_query_data` looks for labels of a query.
+        unlabeled_category
+            Value of ``labels_key`` that marks cells without a label.
+
+        Returns
+        -------
+        Trained model, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, has no classifier, or weights are missing, left over or of another shape; it
+            lists them.
+
+        Examples
+        --------
+        >>> import transanno
+        >>> model = transanno.TransAnno.from_checkpoint("finetune_best.pth", genes="genes.txt", labels=["B", "T"])
+        >>> model.predict(query)
+        """
+        checkpoint = read_checkpoint(path)
+        if not checkpoint.has_classifier:
+            raise ValueError(
+                f"{path} holds no classifier (no weights to_out.conv1, to_out.fc1 to fc3), so it predicts no cell types. "
+                "Load it with `TransAnnoPretrain.from_checkpoint(path, genes)`, and fine-tune it on a reference with "
+                "`TransAnno.from_pretrained`."
+            )
+        names = check_labels(labels, checkpoint, unlabeled_category=unlabeled_category)
+        model = model_without_data(
+            cls,
+            read_genes(genes, checkpoint),
+            pd.DataFrame({labels_key: names}, index=[f"placeholder{i}" for i in range(len(names))]),
+            setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
+            model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
+        )
+        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model._classes])
+        model.module.eval()
+        model.is_trained_ = True
         return model
 
     # -- training ------------------------------------------------------------------------------------------------

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from transanno.nn._encoder import ENCODERS, EncoderOutput, SlotEncoder
+from transanno.nn._build import (
+    ENCODERS,
+    HEADS,
+    Encoder,
+    build_classifier,
+    build_expression_head,
+    default_head,
+    encoder_arguments,
+)
+from transanno.nn._encoder import EncoderOutput, SlotEncoder
 from transanno.nn._expression import (
     bin_expression,
     normalize_counts,
@@ -11,19 +20,33 @@ from transanno.nn._expression import (
     sum_over_genes,
     thin_counts,
 )
-from transanno.nn._heads import CellTypeHead, ExpressionHead
+from transanno.nn._favor import draw_projection, favor_attention
+from transanno.nn._heads import CellTypeHead, ConvHead, ExpressionHead, TokenExpressionHead
+from transanno.nn._performer import PerformerEncoder, PerformerLayer
 from transanno.nn._slot_attention import SlotAttention
 from transanno.nn._transformer import TransformerBlock
 
 __all__ = [
     "ENCODERS",
+    "HEADS",
     "CellTypeHead",
+    "ConvHead",
+    "Encoder",
     "EncoderOutput",
     "ExpressionHead",
+    "PerformerEncoder",
+    "PerformerLayer",
     "SlotAttention",
     "SlotEncoder",
+    "TokenExpressionHead",
     "TransformerBlock",
     "bin_expression",
+    "build_classifier",
+    "build_expression_head",
+    "default_head",
+    "draw_projection",
+    "encoder_arguments",
+    "favor_attention",
     "normalize_counts",
     "sample_gene_mask",
     "sparse_rows",

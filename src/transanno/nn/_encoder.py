@@ -27,15 +27,34 @@ class SlotEncoder(nn.Module):
     :class:`SlotAttention` reads the genes, the embedding of the batch is added to every slot, a few
     :class:`TransformerBlock` let the slots talk to each other, and a linear map over all slots gives the cell state.
 
-    This is the interface that a second encoder has to offer: the same arguments, an
-    :class:`EncoderOutput`, and a parameter ``gene_embedding`` with one row per gene, by which weights are
-    carried to another gene vocabulary. ``reads_sparse`` says whether expression may be a sparse CSR tensor.
+    This is the interface that every encoder has to offer: ``forward`` with an :class:`EncoderOutput`, the
+    attributes below, and a parameter ``gene_embedding`` with one row per gene, by which weights are carried to
+    another gene vocabulary.
     """
 
+    # Whether there is a token for every gene, from which its expression can be read.
+    has_gene_tokens = False
+    # Whether expression may be a sparse CSR tensor.
     reads_sparse = True
+    # Inference keeps no activations, and small minibatches are slow.
+    inference_batch_size = 1024
 
-    def __init__(self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int) -> None:
+    def __init__(
+        self,
+        *,
+        n_vars: int,
+        n_hidden: int = 64,
+        n_latent: int = 64,
+        n_slots: int = 8,
+        n_layers: int = 2,
+        n_heads: int = 2,
+    ) -> None:
         super().__init__()
+        if n_hidden % n_heads:
+            raise ValueError(f"n_hidden={n_hidden} is not a multiple of n_heads={n_heads}. Choose one that is.")
+        self.n_hidden = n_hidden
+        self.n_latent = n_latent
+        self.n_tokens = n_slots
         self.attention = SlotAttention(n_vars=n_vars, n_hidden=n_hidden, n_slots=n_slots)
         self.blocks = nn.ModuleList([TransformerBlock(n_hidden=n_hidden, n_heads=n_heads) for _ in range(n_layers)])
         self.norm = nn.LayerNorm(n_hidden)
@@ -69,7 +88,3 @@ class SlotEncoder(nn.Module):
         _, scale, axes = torch.svd_lowrank(expression, q=n_axes, niter=4)
         embedding = F.pad(axes * scale, (0, self.gene_embedding.shape[1] - n_axes))
         self.gene_embedding.copy_(embedding * (self.gene_embedding.std() / embedding.std().clamp_min(1e-12)))
-
-
-ENCODERS: dict[str, type[SlotEncoder]] = {"slots": SlotEncoder}
-"""Encoders by the name that the models' ``encoder`` argument takes."""

@@ -1,4 +1,4 @@
-"""What the network predicts from a cell state: its type, and the expression of hidden genes."""
+"""What the network predicts from the encoder's output: the type of a cell, and the expression of hidden genes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transanno._constants import N_BINS
+from transanno.nn._encoder import EncoderOutput
 from transanno.nn._expression import sum_over_genes
+
+# Widths of the perceptron in TransAnno-Net's classifier.
+_CONV_HEAD_WIDTHS = (512, 128)
 
 
 class CellTypeHead(nn.Module):
@@ -19,7 +24,9 @@ class CellTypeHead(nn.Module):
 
     mean_expression: Tensor
 
-    def __init__(self, *, n_vars: int, n_latent: int, n_labels: int, dropout_rate: float) -> None:
+    def __init__(
+        self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
+    ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
         self.to_logits = nn.Linear(n_latent, n_labels)
@@ -27,15 +34,51 @@ class CellTypeHead(nn.Module):
         nn.init.zeros_(self.wide.weight)
         self.register_buffer("mean_expression", torch.zeros(n_vars))
 
-    def forward(self, cell_state: Tensor, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """State ``(n_obs, n_latent)``, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
+    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
 
         Expression is zero where masked, and may be sparse CSR.
         """
         # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
         observed = sum_over_genes(expression, self.wide.weight.T)
         expected = self.wide(self.mean_expression.masked_fill(is_masked, 0.0))
-        return self.to_logits(self.dropout(F.gelu(cell_state))) + observed - expected
+        return self.to_logits(self.dropout(F.gelu(encoded.cell_state))) + observed - expected
+
+    def initialize(self, mean_expression: Tensor) -> None:
+        """Start from the mean of every gene over the reference ``(n_vars,)``."""
+        self.mean_expression.copy_(mean_expression)
+
+
+class ConvHead(nn.Module):
+    """tokens ``(n_obs, n_tokens, n_hidden)`` -> logits ``(n_obs, n_labels)``.
+
+    The classifier of TransAnno-Net :cite:p:`transannonet2025`: a convolution as wide as a token gives one number
+    per token, and a perceptron reads these.
+    """
+
+    def __init__(
+        self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
+    ) -> None:
+        super().__init__()
+        first, second = _CONV_HEAD_WIDTHS
+        # A convolution whose kernel spans the width is a linear map.
+        self.convolution = nn.Linear(n_hidden, 1)
+        self.perceptron = nn.Sequential(
+            nn.Linear(n_tokens, first),
+            nn.ReLU(),
+            nn.Dropout(dropout_rate),
+            nn.Linear(first, second),
+            nn.ReLU(),
+            nn.Dropout(dropout_rate),
+            nn.Linear(second, n_labels),
+        )
+
+    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
+        return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
+
+    def initialize(self, mean_expression: Tensor) -> None:
+        """Keep the random start: nothing here is in the units of the data."""
 
 
 class ExpressionHead(nn.Module):
@@ -55,11 +98,30 @@ class ExpressionHead(nn.Module):
         self.gene_embedding = nn.Parameter(0.1 * torch.randn(n_vars, n_hidden))
         self.gene_bias = nn.Parameter(torch.zeros(n_vars, n_bins))
 
-    def forward(self, cell_state: Tensor, batch_embedding: Tensor, genes: Tensor) -> Tensor:
-        """State ``(n_obs, n_latent)``, batch ``(n_obs, n_hidden)``, genes ``(n_genes,)`` -> bin logits.
+    def forward(self, encoded: EncoderOutput, batch_embedding: Tensor, genes: Tensor) -> Tensor:
+        """Encoder output, batch ``(n_obs, n_hidden)``, genes ``(n_genes,)`` -> bin logits.
 
         Returns ``(n_obs, n_bins, n_genes)``.
         """
-        bins = self.to_bins(torch.cat([cell_state, batch_embedding], dim=1))
-        bins = bins.view(len(cell_state), self.n_bins, -1)
+        bins = self.to_bins(torch.cat([encoded.cell_state, batch_embedding], dim=1))
+        bins = bins.view(len(encoded.cell_state), self.n_bins, -1)
         return bins @ self.gene_embedding[genes].T + self.gene_bias[genes].T
+
+
+class TokenExpressionHead(nn.Module):
+    """tokens of genes ``(n_obs, n_tokens, n_hidden)`` -> bin logits ``(n_obs, n_bins + 1, n_genes)``.
+
+    One linear map for all genes, as in TransAnno-Net :cite:p:`transannonet2025`. The last logit is that of the mask,
+    which is never right; it is kept so that the weights are the original's. The batch has entered the tokens already.
+    """
+
+    def __init__(self, *, n_hidden: int) -> None:
+        super().__init__()
+        self.to_bins = nn.Linear(n_hidden, N_BINS + 1)
+
+    def forward(self, encoded: EncoderOutput, batch_embedding: Tensor, genes: Tensor) -> Tensor:
+        """Encoder output, batch ``(n_obs, n_hidden)``, genes ``(n_genes,)`` -> bin logits.
+
+        Returns ``(n_obs, n_bins + 1, n_genes)``.
+        """
+        return self.to_bins(encoded.tokens[:, genes]).transpose(1, 2)

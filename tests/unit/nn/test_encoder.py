@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from transanno.nn import ENCODERS, EncoderOutput, SlotEncoder
+from transanno.nn import ENCODERS, EncoderOutput, SlotEncoder, build_expression_head
 
 SIZES = {"n_vars": 23, "n_hidden": 12, "n_latent": 11, "n_slots": 3, "n_layers": 2, "n_heads": 3}
+PERFORMER = {"n_vars": 23, "n_hidden": 12, "n_layers": 2, "n_heads": 3, "head_dim": 7, "n_features": 11}
 N_OBS = 17
+
+
+def make_encoder(name: str, **kwargs: Any):
+    return ENCODERS[name](**({"slots": SIZES, "performer": PERFORMER}[name] | kwargs))
 
 
 @pytest.fixture
@@ -24,34 +30,45 @@ class TestInterface:
     """What a second encoder has to offer, too."""
 
     def test_shapes(self, name, inputs):
-        output = ENCODERS[name](**SIZES)(*inputs)
+        encoder = make_encoder(name)
+        output = encoder(*inputs)
         assert isinstance(output, EncoderOutput)
-        assert output.tokens.shape[::2] == (N_OBS, 12)
-        assert output.cell_state.shape == (N_OBS, 11)
+        assert encoder.n_hidden == 12
+        assert output.tokens.shape == (N_OBS, encoder.n_tokens, 12)
+        assert output.cell_state.shape == (N_OBS, encoder.n_latent)
 
-    def test_arguments_are_those_of_the_slot_encoder(self, name):
-        assert inspect.signature(ENCODERS[name]) == inspect.signature(SlotEncoder)
+    def test_all_arguments_but_the_number_of_genes_have_defaults(self, name):
+        parameters = inspect.signature(ENCODERS[name]).parameters
+        assert [n for n, p in parameters.items() if p.default is inspect.Parameter.empty] == ["n_vars"]
+
+    def test_says_how_many_cells_fit_into_a_pass(self, name):
+        assert 1 <= make_encoder(name, n_vars=16_906).inference_batch_size <= 1024
+
+    def test_expression_head_fits(self, name, inputs):
+        encoder = make_encoder(name)
+        head = build_expression_head(encoder, n_vars=23)
+        assert head(encoder(*inputs), inputs[2], torch.tensor([3, 5, 22, 0])).shape[::2] == (N_OBS, 4)
 
     def test_gene_embedding_is_a_parameter_with_a_row_per_gene(self, name):
-        encoder = ENCODERS[name](**SIZES)
+        encoder = make_encoder(name)
         assert encoder.gene_embedding.shape == (23, 12)
         assert any(encoder.gene_embedding is parameter for parameter in encoder.parameters())
 
     def test_every_weight_learns(self, name, inputs):
-        encoder = ENCODERS[name](**SIZES)
+        encoder = make_encoder(name)
         output = encoder(*inputs)
         (output.cell_state.square().sum() + output.tokens.square().sum()).backward()
         assert [n for n, p in encoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
     def test_cells_do_not_see_each_other(self, name, inputs):
-        encoder = ENCODERS[name](**SIZES).double()
+        encoder = make_encoder(name).double()
         expression, is_masked, batch = inputs[0].double(), inputs[1], inputs[2].double()
         whole = encoder(expression, is_masked, batch).cell_state
         alone = torch.cat([encoder(expression[i : i + 1], is_masked[i : i + 1], batch[i : i + 1])[1] for i in range(5)])
         torch.testing.assert_close(alone, whole[:5])
 
     def test_batch_enters(self, name, inputs):
-        encoder = ENCODERS[name](**SIZES)
+        encoder = make_encoder(name)
         expression, is_masked, batch = inputs
         assert not torch.allclose(encoder(expression, is_masked, batch)[1], encoder(expression, is_masked, -batch)[1])
 

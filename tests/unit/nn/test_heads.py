@@ -5,62 +5,114 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from transanno.nn import CellTypeHead, ExpressionHead
+from transanno.nn import CellTypeHead, ConvHead, EncoderOutput, ExpressionHead, TokenExpressionHead
 
-N_OBS, N_VARS, N_LATENT, N_LABELS, N_HIDDEN, N_BINS = 5, 13, 11, 3, 7, 6
+N_OBS, N_VARS, N_LATENT, N_LABELS, N_HIDDEN, N_BINS, N_TOKENS = 5, 13, 11, 3, 7, 6, 17
+SIZES = {"n_vars": N_VARS, "n_tokens": N_TOKENS, "n_hidden": N_HIDDEN, "n_latent": N_LATENT, "n_labels": N_LABELS}
+
+
+@pytest.fixture
+def encoded() -> EncoderOutput:
+    tokens = torch.randn(N_OBS, N_TOKENS, N_HIDDEN, dtype=torch.float64)
+    return EncoderOutput(tokens, torch.randn(N_OBS, N_LATENT, dtype=torch.float64))
 
 
 class TestCellTypeHead:
     @pytest.fixture
     def head(self) -> CellTypeHead:
-        head = CellTypeHead(n_vars=N_VARS, n_latent=N_LATENT, n_labels=N_LABELS, dropout_rate=0.5).double().eval()
+        head = CellTypeHead(**SIZES, dropout_rate=0.5).double().eval()
         head.mean_expression.copy_(torch.rand(N_VARS))
         return head
-
-    @pytest.fixture
-    def state(self) -> torch.Tensor:
-        return torch.randn(N_OBS, N_LATENT, dtype=torch.float64)
 
     @pytest.fixture
     def expression(self) -> torch.Tensor:
         return torch.rand(N_OBS, N_VARS, dtype=torch.float64)
 
-    def test_wide_path_starts_at_zero(self, head, state, expression):
+    def test_wide_path_starts_at_zero(self, head, encoded, expression):
         is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
         assert torch.equal(head.wide.weight, torch.zeros(N_LABELS, N_VARS, dtype=torch.float64))
-        torch.testing.assert_close(head(state, expression, is_masked), head.to_logits(F.gelu(state)))
+        torch.testing.assert_close(head(encoded, expression, is_masked), head.to_logits(F.gelu(encoded.cell_state)))
 
     @pytest.mark.parametrize("n_rows", [1, N_OBS], ids=["one mask", "mask per cell"])
-    def test_equals_loops(self, n_rows, head, state, expression):
+    def test_equals_loops(self, n_rows, head, encoded, expression):
         torch.nn.init.normal_(head.wide.weight)
         is_masked = torch.rand(n_rows, N_VARS) < 0.4
         expression = expression.masked_fill(is_masked, 0.0)
-        expected = head.to_logits(F.gelu(state)).detach().clone()
+        expected = head.to_logits(F.gelu(encoded.cell_state)).detach().clone()
         for n in range(N_OBS):
             for label in range(N_LABELS):
                 for g in range(N_VARS):
                     if not is_masked[n % n_rows, g]:
                         deviation = expression[n, g] - head.mean_expression[g]
                         expected[n, label] += head.wide.weight[label, g].item() * deviation
-        torch.testing.assert_close(head(state, expression, is_masked).detach(), expected)
+        torch.testing.assert_close(head(encoded, expression, is_masked).detach(), expected)
 
-    def test_masked_gene_counts_as_average(self, head, state, expression):
+    def test_masked_gene_counts_as_average(self, head, encoded, expression):
         torch.nn.init.normal_(head.wide.weight)
         is_masked = torch.arange(N_VARS)[None, :] % 3 == 0
         average = torch.where(is_masked, head.mean_expression, expression)
         expression = expression.masked_fill(is_masked, 0.0)
         unmasked = torch.zeros(1, N_VARS, dtype=torch.bool)
-        torch.testing.assert_close(head(state, expression, is_masked), head(state, average, unmasked))
+        torch.testing.assert_close(head(encoded, expression, is_masked), head(encoded, average, unmasked))
 
-    def test_dropout_in_training_only(self, head, state, expression):
+    def test_dropout_in_training_only(self, head, encoded, expression):
         is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
-        assert torch.equal(head(state, expression, is_masked), head(state, expression, is_masked))
+        assert torch.equal(head(encoded, expression, is_masked), head(encoded, expression, is_masked))
         head.train()
-        assert not torch.equal(head(state, expression, is_masked), head(state, expression, is_masked))
+        assert not torch.equal(head(encoded, expression, is_masked), head(encoded, expression, is_masked))
 
     def test_mean_expression_is_saved_but_not_trained(self, head):
         assert "mean_expression" in head.state_dict()
         assert "mean_expression" not in dict(head.named_parameters())
+
+    def test_starts_from_the_mean(self, head):
+        head.initialize(torch.arange(13.0))
+        assert torch.equal(head.mean_expression, torch.arange(13.0, dtype=torch.float64))
+
+
+class TestConvHead:
+    @pytest.fixture
+    def head(self) -> ConvHead:
+        return ConvHead(**SIZES, dropout_rate=0.5).double().eval()
+
+    def test_is_the_convolution_of_the_paper(self, head, encoded):
+        """Against torch's two-dimensional convolution and plain matrix products."""
+        with torch.no_grad():
+            kernel = head.convolution.weight.view(1, 1, 1, N_HIDDEN)
+            x = F.conv2d(encoded.tokens[:, None], kernel, head.convolution.bias).relu().reshape(N_OBS, N_TOKENS)
+            linear = [layer for layer in head.perceptron if isinstance(layer, torch.nn.Linear)]
+            assert [layer.out_features for layer in linear] == [512, 128, N_LABELS]
+            for i, layer in enumerate(linear):
+                x = (x.relu() if i else x) @ layer.weight.T + layer.bias
+            found = head(encoded, torch.rand(N_OBS, N_VARS), torch.zeros(1, N_VARS, dtype=torch.bool))
+        torch.testing.assert_close(found, x)
+
+    def test_every_weight_learns(self, head, encoded):
+        head(encoded, torch.rand(N_OBS, N_VARS), torch.zeros(1, N_VARS, dtype=torch.bool)).square().sum().backward()
+        assert [n for n, p in head.named_parameters() if not p.grad.abs().sum() > 0] == []
+
+    def test_dropout_in_training_only(self, head, encoded):
+        inputs = encoded, torch.rand(N_OBS, N_VARS), torch.zeros(1, N_VARS, dtype=torch.bool)
+        assert torch.equal(head(*inputs), head(*inputs))
+        head.train()
+        assert not torch.equal(head(*inputs), head(*inputs))
+
+    def test_random_start_does_not_depend_on_the_data(self, head):
+        before = {name: weight.clone() for name, weight in head.state_dict().items()}
+        head.initialize(torch.rand(N_VARS))
+        assert all(torch.equal(weight, before[name]) for name, weight in head.state_dict().items())
+
+
+class TestTokenExpressionHead:
+    def test_reads_the_tokens_of_the_genes(self, encoded):
+        head = TokenExpressionHead(n_hidden=N_HIDDEN).double()
+        genes = torch.tensor([7, 0, 12, 3, 3])
+        found = head(encoded, torch.randn(N_OBS, N_HIDDEN), genes)
+        assert found.shape == (N_OBS, N_BINS + 1, 5)
+        for j, gene in enumerate(genes):
+            torch.testing.assert_close(
+                found[:, :, j], encoded.tokens[:, gene] @ head.to_bins.weight.T + head.to_bins.bias
+            )
 
 
 class TestExpressionHead:
@@ -71,13 +123,13 @@ class TestExpressionHead:
         return head
 
     @pytest.fixture
-    def inputs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return tuple(torch.randn(N_OBS, n, dtype=torch.float64) for n in (N_LATENT, N_HIDDEN))
+    def inputs(self, encoded) -> tuple[EncoderOutput, torch.Tensor]:
+        return encoded, torch.randn(N_OBS, N_HIDDEN, dtype=torch.float64)
 
     def test_equals_loops(self, head, inputs):
         with torch.no_grad():
             logits = head(*inputs, torch.arange(N_VARS)).numpy()
-            projected = head.to_bins(torch.cat(inputs, dim=1)).numpy()
+            projected = head.to_bins(torch.cat([inputs[0].cell_state, inputs[1]], dim=1)).numpy()
         embedding, bias = head.gene_embedding.detach().numpy(), head.gene_bias.detach().numpy()
         assert logits.shape == (N_OBS, N_BINS, N_VARS)
         for n in range(N_OBS):
@@ -92,6 +144,6 @@ class TestExpressionHead:
         torch.testing.assert_close(head(*inputs, genes), everything[:, :, genes])
 
     def test_batch_enters(self, head, inputs):
-        state, batch = inputs
+        encoded, batch = inputs
         genes = torch.arange(N_VARS)
-        assert not torch.allclose(head(state, batch, genes), head(state, -batch, genes))
+        assert not torch.allclose(head(encoded, batch, genes), head(encoded, -batch, genes))

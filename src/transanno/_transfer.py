@@ -9,7 +9,7 @@ from transanno._module import TransAnnoModule
 
 # Parameters with one row per gene; and what belongs to the data or the task rather than to the encoder.
 _GENE_ROWS = ("encoder.attention.gene_embedding", "expression_head.gene_embedding", "expression_head.gene_bias")
-_NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing")
+_NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing", "commonest_bins")
 _CLASSIFIER = "classifier."
 
 

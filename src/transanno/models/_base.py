@@ -77,8 +77,8 @@ class TransAnnoBase(BaseModelClass):
         plan_kwargs: dict[str, Any],
         trainer_kwargs: dict[str, Any],
         **runner_kwargs: Any,
-    ) -> None:
-        """Fit the module to what the splitter loads."""
+    ) -> TransAnnoTrainingPlan:
+        """Fit the module to what the splitter loads -> the plan by which it was trained."""
         # scvi-tools appends to the caller's list of callbacks.
         if "callbacks" in trainer_kwargs:
             trainer_kwargs["callbacks"] = list(trainer_kwargs["callbacks"])
@@ -108,6 +108,7 @@ class TransAnnoBase(BaseModelClass):
             )()
         finally:
             self.is_trained = self.is_trained or was_trained
+        return plan
 
     def _check_has_data(self) -> None:
         """Raise unless there are registered cells, and restore what another model may have registered over."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from transanno.nn._encoder import ENCODERS, EncoderOutput, SlotEncoder
-from transanno.nn._expression import bin_expression, normalize_counts, sample_gene_mask, thin_counts
+from transanno.nn._expression import (
+    bin_expression,
+    normalize_counts,
+    sample_expressed_mask,
+    sample_gene_mask,
+    thin_counts,
+)
 from transanno.nn._heads import CellTypeHead, ExpressionHead
 from transanno.nn._slot_attention import SlotAttention
 from transanno.nn._transformer import TransformerBlock
@@ -18,6 +24,7 @@ __all__ = [
     "TransformerBlock",
     "bin_expression",
     "normalize_counts",
+    "sample_expressed_mask",
     "sample_gene_mask",
     "thin_counts",
 ]

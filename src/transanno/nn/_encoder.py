@@ -28,8 +28,8 @@ class SlotEncoder(nn.Module):
     token talk to each other, and a linear map over all slots gives the cell state.
 
     This is the interface that a second encoder has to offer: the same arguments, an
-    :class:`EncoderOutput`, and a parameter ``gene_embedding`` with one row per gene, by which weights are
-    carried to another gene vocabulary.
+    :class:`EncoderOutput`, a parameter ``gene_embedding`` with one row per gene, by which weights are
+    carried to another gene vocabulary, and ``tunable_layers``.
     """
 
     def __init__(self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int) -> None:
@@ -43,6 +43,11 @@ class SlotEncoder(nn.Module):
     def gene_embedding(self) -> nn.Parameter:
         """``(n_vars, n_hidden)``, one row per gene."""
         return self.attention.gene_embedding
+
+    @property
+    def tunable_layers(self) -> list[nn.Module]:
+        """What ``freeze="partial"`` leaves trainable."""
+        return [*self.blocks[-1:], self.norm]
 
     def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.

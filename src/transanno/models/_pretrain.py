@@ -101,7 +101,7 @@ class TransAnnoPretrain(TransAnnoBase):
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
         self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
         # How the last training hid genes, as arguments of the module's `inference`.
-        self.masking_: dict[str, float] = {}
+        self.masking_: dict[str, float] = {"max_masked_fraction": 0.4}
 
     def train(
         self,

@@ -297,8 +297,8 @@ class TestRowsOnDisk:
         splitter = make_splitter(train_size=1.0, class_balance=1.0)
         splitter.setup()
         loader = on_disk(splitter).train_dataloader()
-        drawn = np.concatenate([cells(loader) for _ in range(50)])
-        assert len(drawn) == 50 * 106
+        drawn = np.concatenate([cells(loader) for _ in range(20)])
+        assert len(drawn) == 20 * 106
         labeled = CODES[drawn][CODES[drawn] >= 0]
         share = np.bincount(labeled) / len(labeled)
         assert np.abs(share - 1 / 3).max() < 5 * np.sqrt(2 / 9 / len(labeled))

@@ -207,10 +207,12 @@ class TransAnnoPretrain(TransAnnoBase):
 
         Raises
         ------
+        RuntimeError
+            If the model is not trained.
         ValueError
-            If the model is not trained, or has no data and is given none.
+            If it has no data and is given none, or the cells do not fit it.
         """
-        self._check_if_trained()
+        self._check_if_trained(warn=False)
         target, aligned = self._resolve(adata)
         options: dict[str, Any] = dict(self.masking_)
         if aligned is not None:

@@ -64,7 +64,7 @@ class TransAnnoModule(BaseModuleClass):
         n_latent: int = 64,
         n_slots: int = 8,
         n_layers: int = 2,
-        n_heads: int = 4,
+        n_heads: int = 2,
         dropout_rate: float = 0.1,
     ) -> None:
         super().__init__()

@@ -127,9 +127,6 @@ def test_unlabeled_cells(reference, small, fast):
     assert list(probabilities(model, datamodule).columns) == TYPES
 
 
-@pytest.mark.xfail(
-    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
-)
 def test_pretraining(reference, small, fast, tmp_path):
     datamodule = FakeDataModule(reference, "TransAnnoPretrain")
     pretrained = TransAnnoPretrain(registry=datamodule.registry, **small)
@@ -138,8 +135,6 @@ def test_pretraining(reference, small, fast, tmp_path):
     model = TransAnno.from_pretrained(pretrained, reference, "cell_type", batch_key="batch")
     model.train(1, **fast)
     pretrained.save(tmp_path / "pretrained", datamodule=datamodule)
-    # BUG: scvi-tools builds the module anew from what the data module says, n_labels included (1.4.2 always, 1.5 where
-    # it is given): the module then has a cell-type head, of which the file knows nothing.
     loaded = TransAnnoPretrain.load(tmp_path / "pretrained", adata=False, datamodule=datamodule)
     assert loaded.module.classifier is None
     TransAnno.from_pretrained(tmp_path / "pretrained", reference, "cell_type", batch_key="batch")
@@ -180,12 +175,8 @@ def test_training_goes_on_after_loading(trained, datamodule, fast, tmp_path):
     assert len(loaded.history["train_loss"]) == 21
 
 
-@pytest.mark.xfail(
-    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
-)
 def test_save_checkpoint(datamodule, small, fast, tmp_path):
     model = TransAnno(registry=datamodule.registry, **small)
-    # BUG: scvi-tools' callback calls model.save() without the data module: 'NoneType' object has no attribute 'n_batch'
     callback = SaveCheckpoint(dirpath=str(tmp_path), monitor="validation_loss", load_best_on_end=True)
     model.train(
         2,
@@ -199,11 +190,6 @@ def test_save_checkpoint(datamodule, small, fast, tmp_path):
     assert list(probabilities(model, datamodule).columns) == TYPES
 
 
-# BUG: scvi-tools does not register the query where the reference's setup method is "setup_datamodule": "Please set up
-# your AnnData with TransAnno.setup_anndata first", which does not help either.
-@pytest.mark.xfail(
-    reason="not supported yet for models of data modules: see the open work in CHANGELOG.md", strict=False
-)
 @pytest.mark.parametrize("saved", [False, True])
 def test_query_in_anndata(saved, trained, datamodule, new_batch_query, fast, tmp_path):
     reference = trained

@@ -89,6 +89,13 @@ class TestNearestNeighbors:
         assert (counts != before).nnz == 0
 
 
+@pytest.mark.parametrize("n_obs", [50, 61])
+def test_identical_cells_have_some_neighbors(n_obs):
+    neighbors = nearest_neighbors(sp.csr_matrix(np.tile([3.0, 0.0, 1.0], (n_obs, 1))))
+    assert neighbors.shape == (n_obs, 15)
+    assert all(len(set(row)) == 15 and cell not in row for cell, row in enumerate(neighbors))
+
+
 def test_neighbor_average_equals_loops():
     probabilities = make_probabilities(31)
     neighbors = np.random.default_rng(0).integers(0, 31, size=(31, 7))

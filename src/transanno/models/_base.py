@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,8 @@ from transanno._module import TransAnnoModule
 from transanno._query import AlignedData, DataSpec, align, rna_modality
 from transanno._saved_model import check_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
+from transanno.models._datamodule import as_anndata_registry
+from transanno.nn import sparse_rows
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,10 @@ class TransAnnoBase(BaseModelClass):
     _target_layer: str | None = None
     # The aligned copy of it that was registered.
     _aligned_adata: AnnData | MuData | None = None
+
+    def __init__(self, adata: AnnData | MuData | None = None, registry: dict[str, Any] | None = None) -> None:
+        has_labels = "labels_key" in inspect.signature(self.setup_anndata).parameters
+        super().__init__(adata, as_anndata_registry(registry, type(self).__name__, has_labels=has_labels))
 
     @property
     def _spec(self) -> DataSpec:
@@ -126,7 +133,7 @@ class TransAnnoBase(BaseModelClass):
             sample = np.arange(counts.shape[0])
             if len(sample) > _N_INITIALIZATION:
                 sample = np.sort(torch.randperm(len(sample))[:_N_INITIALIZATION].numpy())
-            dense = torch.from_numpy(_dense_rows(counts, sample))
+            dense = _as_tensor(_rows(counts, sample), sparse=False)
         else:
             datamodule.setup("fit")
             dense = _first_rows(datamodule.train_dataloader(), _N_INITIALIZATION)
@@ -164,6 +171,8 @@ class TransAnnoBase(BaseModelClass):
         aligned: AlignedData | None,
         indices: np.ndarray,
         batch_size: int | None,
+        *,
+        allow_sparse: bool = True,
     ) -> Iterator[Minibatch]:
         """Cells at ``indices``, in that order -> minibatches on the CPU."""
         if aligned is None:
@@ -174,11 +183,13 @@ class TransAnnoBase(BaseModelClass):
             state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
             can_map = hasattr(self, "load_query_data")
             batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
+        # Sparse kernels pay on a CPU.
+        reads_sparse = allow_sparse and self.module.encoder.reads_sparse and self.module.device.type == "cpu"
         size = batch_size or _INFERENCE_BATCH_SIZE
         for start in range(0, len(indices), size):
             rows = indices[start : start + size]
             yield {
-                REGISTRY_KEYS.X_KEY: torch.from_numpy(_dense_rows(counts, rows)),
+                REGISTRY_KEYS.X_KEY: _as_tensor(_rows(counts, rows), sparse=reads_sparse),
                 REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(batch[rows].astype(np.int64))[:, None],
             }
 
@@ -187,7 +198,7 @@ class TransAnnoBase(BaseModelClass):
         counts = self._registered_counts() if aligned is None else aligned.counts
         if sp.issparse(counts):
             return sp.csr_matrix(counts[indices], dtype=np.float32)
-        return sp.csr_matrix(_dense_rows(counts, indices))
+        return sp.csr_matrix(_rows(counts, indices), dtype=np.float32)
 
     def _infer(
         self,
@@ -341,17 +352,27 @@ def as_positions(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.n
     return np.arange(n_obs)[selection]
 
 
-def _dense_rows(counts: Any, rows: np.ndarray) -> np.ndarray:
-    """Rows of a sparse, dense or backed matrix, in the order of ``rows`` -> float32 array."""
+def _rows(counts: Any, rows: np.ndarray) -> Any:
+    """Rows of a sparse, dense or backed matrix, in the order of ``rows``."""
     if isinstance(counts, np.ndarray) or sp.issparse(counts):
         is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows) and bool((np.diff(rows) == 1).all())
-        block = counts[rows[0] : rows[-1] + 1] if is_range else counts[rows]  # a slice is four times as fast
-    else:  # h5py and anndata's backed matrices want sorted unique rows
-        unique, inverse = np.unique(rows, return_inverse=True)
-        block = counts[unique][inverse]
-    if sp.issparse(block):
-        block = block.toarray()
-    return np.ascontiguousarray(np.asarray(block), dtype=np.float32)
+        return counts[rows[0] : rows[-1] + 1] if is_range else counts[rows]  # a slice is four times as fast
+    # h5py and anndata's backed matrices want sorted unique rows
+    unique, inverse = np.unique(rows, return_inverse=True)
+    return counts[unique][inverse]
+
+
+def _as_tensor(counts: Any, *, sparse: bool) -> torch.Tensor:
+    """Matrix of counts -> float32 tensor, sparse CSR where both sides can be."""
+    if not sp.issparse(counts):
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(counts), dtype=np.float32))
+    if not sparse:
+        return torch.from_numpy(counts.toarray().astype(np.float32, copy=False))
+    counts = counts.tocsr()
+    # anndata reads files with 64-bit offsets beside 32-bit positions; torch wants one type.
+    rows, genes = counts.indptr.astype(counts.indices.dtype, copy=False), counts.indices
+    values = counts.data.astype(np.float32, copy=False)
+    return sparse_rows(*map(torch.from_numpy, (rows, genes, values)), n_vars=counts.shape[1])
 
 
 def _first_rows(minibatches: Iterable[Minibatch], n_obs: int) -> torch.Tensor:

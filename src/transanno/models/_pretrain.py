@@ -72,7 +72,7 @@ class TransAnnoPretrain(TransAnnoBase):
         n_latent: int = 64,
         n_slots: int = 8,
         n_layers: int = 2,
-        n_heads: int = 4,
+        n_heads: int = 2,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:
@@ -220,7 +220,8 @@ class TransAnnoPretrain(TransAnnoBase):
         n_right = np.zeros(3)
         self.module.eval()
         with seeded(seed), torch.inference_mode():
-            for tensors in self._minibatches(aligned, as_positions(indices, target.n_obs), batch_size):
+            positions = as_positions(indices, target.n_obs)
+            for tensors in self._minibatches(aligned, positions, batch_size, allow_sparse=False):
                 tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
                 outputs, generated, loss = self.module(tensors, inference_kwargs=options)
                 n_hidden = outputs["is_hidden"][:, generated["genes"]].sum()

@@ -89,7 +89,7 @@ class TransAnno(QueryMappingMixin):
         n_latent: int = 64,
         n_slots: int = 8,
         n_layers: int = 2,
-        n_heads: int = 4,
+        n_heads: int = 2,
         dropout_rate: float = 0.1,
         datamodule: Any = None,
     ) -> None:

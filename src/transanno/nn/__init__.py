@@ -8,6 +8,8 @@ from transanno.nn._expression import (
     normalize_counts,
     sample_expressed_mask,
     sample_gene_mask,
+    sparse_rows,
+    sum_over_genes,
     thin_counts,
 )
 from transanno.nn._heads import CellTypeHead, ExpressionHead
@@ -26,5 +28,7 @@ __all__ = [
     "normalize_counts",
     "sample_expressed_mask",
     "sample_gene_mask",
+    "sparse_rows",
+    "sum_over_genes",
     "thin_counts",
 ]

@@ -24,13 +24,16 @@ class EncoderOutput(NamedTuple):
 class SlotEncoder(nn.Module):
     """expression ``(n_obs, n_vars)`` & batch -> slot tokens and cell state.
 
-    :class:`SlotAttention` reads the genes, a few :class:`TransformerBlock` let the slots and the batch
-    token talk to each other, and a linear map over all slots gives the cell state.
+    :class:`SlotAttention` reads the genes, the embedding of the batch is added to every slot, a few
+    :class:`TransformerBlock` let the slots talk to each other, and a linear map over all slots gives the cell state.
 
     This is the interface that a second encoder has to offer: the same arguments, an
     :class:`EncoderOutput`, a parameter ``gene_embedding`` with one row per gene, by which weights are
-    carried to another gene vocabulary, and ``tunable_layers``.
+    carried to another gene vocabulary, and ``tunable_layers``. ``reads_sparse`` says whether expression may be a
+    sparse CSR tensor.
     """
+
+    reads_sparse = True
 
     def __init__(self, *, n_vars: int, n_hidden: int, n_latent: int, n_slots: int, n_layers: int, n_heads: int) -> None:
         super().__init__()
@@ -52,14 +55,13 @@ class SlotEncoder(nn.Module):
     def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.
 
-        Expression is log1p of counts per 10,000, zero where masked.
+        Expression is log1p of counts per 10,000, zero where masked; dense, or sparse CSR.
         """
-        slots = self.attention(expression, is_masked)
-        tokens = torch.cat([slots, batch_embedding[:, None, :]], dim=1)
+        tokens = self.attention(expression, is_masked) + batch_embedding[:, None, :]
         for block in self.blocks:
             tokens = block(tokens)
-        slots = self.norm(tokens[:, :-1])
-        return EncoderOutput(tokens=slots, cell_state=self.to_cell_state(slots.flatten(1)))
+        tokens = self.norm(tokens)
+        return EncoderOutput(tokens=tokens, cell_state=self.to_cell_state(tokens.flatten(1)))
 
     @torch.no_grad()
     def initialize_genes(self, expression: Tensor) -> None:

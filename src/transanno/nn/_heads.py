@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transanno.nn._expression import sum_over_genes
+
 
 class CellTypeHead(nn.Module):
     """cell state ``(n_obs, n_latent)`` & expression ``(n_obs, n_vars)`` -> logits ``(n_obs, n_labels)``.
@@ -26,11 +28,14 @@ class CellTypeHead(nn.Module):
         self.register_buffer("mean_expression", torch.zeros(n_vars))
 
     def forward(self, cell_state: Tensor, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """State ``(n_obs, n_latent)``, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
-        # wide(expression - mean), masked genes left out, without a dense copy of the difference.
-        visible = expression.masked_fill(is_masked, 0.0) if is_masked.any() else expression
-        expected = F.linear(self.mean_expression.masked_fill(is_masked, 0.0), self.wide.weight)
-        return self.to_logits(self.dropout(F.gelu(cell_state))) + self.wide(visible) - expected
+        """State ``(n_obs, n_latent)``, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
+
+        Expression is zero where masked, and may be sparse CSR.
+        """
+        # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
+        observed = sum_over_genes(expression, self.wide.weight.T)
+        expected = self.wide(self.mean_expression.masked_fill(is_masked, 0.0))
+        return self.to_logits(self.dropout(F.gelu(cell_state))) + observed - expected
 
 
 class ExpressionHead(nn.Module):

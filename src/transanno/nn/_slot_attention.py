@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from transanno.nn._expression import sum_over_genes
+
 # Lower bound of a softmax denominator. It matters only for a cell none of whose counts lie in
 # measured genes while silent genes carry no weight: its slots are then zero instead of NaN.
 _TINY = 1e-12
@@ -49,12 +51,13 @@ class SlotAttention(nn.Module):
         return (logits - logits.amax(dim=0, keepdim=True)).exp()
 
     def forward(self, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> ``(n_obs, n_slots, n_hidden)``."""
+        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> ``(n_obs, n_slots, n_hidden)``."""
         weights = self.gene_slot_weights()
         values = self.to_value(self.norm(self.gene_embedding))
         weighted_values = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (n_vars, n_slots * n_hidden)
-        numerator = (expression @ weighted_values).view(len(expression), self.n_slots, self.n_hidden)
-        measured = (~is_masked).to(expression.dtype)
+        sums = sum_over_genes(expression, torch.cat([weighted_values, weights], dim=1))
+        numerator = sums[:, : -self.n_slots].unflatten(1, (self.n_slots, self.n_hidden))
+        measured = (~is_masked).to(weights.dtype)
         silent = self.log_silent_weight.exp() * (measured @ weights)  # (n_obs | 1, n_slots)
-        denominator = (expression @ weights + silent).clamp_min(_TINY)
+        denominator = (sums[:, -self.n_slots :] + silent).clamp_min(_TINY)
         return numerator / denominator[:, :, None] + self.slot_embedding

@@ -4,9 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
-from transanno.nn import bin_expression, normalize_counts, sample_expressed_mask, sample_gene_mask, thin_counts
+from transanno.nn import (
+    bin_expression,
+    normalize_counts,
+    sample_expressed_mask,
+    sample_gene_mask,
+    sparse_rows,
+    sum_over_genes,
+    thin_counts,
+)
 
 CPU = torch.device("cpu")
 
@@ -142,3 +151,32 @@ class TestSampleExpressedMask:
         for axis in (0, 1):
             assert abs(is_target.double().mean(dim=axis) - 0.5).max() < 5 * (0.25 / 307) ** 0.5
         assert len(torch.unique(is_target, dim=0)) == 401
+
+
+class TestSparse:
+    @pytest.fixture
+    def counts(self) -> torch.Tensor:
+        counts = torch.randint(0, 9, (13, 7)).float() * (torch.rand(13, 7) < 0.3)
+        counts[4] = 0.0
+        return counts
+
+    @pytest.mark.parametrize("n_masked", [0, 2])
+    def test_normalization_equals_that_of_dense_counts(self, n_masked, counts):
+        is_masked = (torch.arange(7) < n_masked)[None, :]
+        found = normalize_counts(as_sparse(counts), is_masked)
+        assert found.layout == torch.sparse_csr
+        torch.testing.assert_close(found.to_dense(), normalize_counts(counts, is_masked))
+
+    def test_sums_equal_the_product(self, counts):
+        table = torch.randn(7, 5)
+        torch.testing.assert_close(sum_over_genes(as_sparse(counts), table), counts @ table)
+        assert torch.equal(sum_over_genes(counts, table), counts @ table)
+
+    def test_no_warning_of_beta_status(self, counts, recwarn):
+        as_sparse(counts)
+        assert not recwarn.list
+
+
+def as_sparse(counts: torch.Tensor) -> torch.Tensor:
+    csr = sp.csr_matrix(counts.numpy())
+    return sparse_rows(*map(torch.from_numpy, (csr.indptr, csr.indices, csr.data)), n_vars=counts.shape[1])

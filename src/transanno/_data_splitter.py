@@ -5,13 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from transanno._validation import check_choice, check_interval
 
 
 @contextmanager
@@ -26,8 +29,13 @@ class ClassBalancedSampler(Sampler[list[int]]):
     """-> minibatches of positions, redrawn every epoch, in which rare types are drawn more often.
 
     A labeled cell of a type with n cells is drawn with a probability proportional to
-    ``n ** -class_balance`` (0: as in the data, 1: every type alike). Drawing happens inside the training
-    split, so a repeated cell never appears on both sides.
+    ``n ** -class_balance`` (0: as in the data, 1: every type alike), and an epoch has as many cells as the data.
+    ``"oversample"`` is the random oversampling of TransAnno-Net :cite:p:`transannonet2025`: every cell is seen once,
+    and cells of all types but the largest are drawn again until each type has as many as that. An epoch
+    then has the number of cells of the largest type, times that of types.
+
+    Drawing happens inside the training split, so a repeated cell never appears on both sides. Unlabeled cells are
+    seen as often as they are in the data.
 
     Parameters
     ----------
@@ -36,14 +44,11 @@ class ClassBalancedSampler(Sampler[list[int]]):
     batch_size
         Number of cells in a minibatch.
     class_balance
-        Exponent of the re-weighting in [0, 1].
+        Exponent of the re-weighting in [0, 1], or ``"oversample"``.
     n_samples_per_label
         If given, at most so many labeled cells of every type are seen in an epoch.
     drop_last
         Whether to drop an incomplete last minibatch.
-    allow_repeats
-        Whether a cell may stand in a minibatch more than once. Files on disk cannot be read so; the minibatch is
-        then smaller.
     """
 
     def __init__(
@@ -51,18 +56,20 @@ class ClassBalancedSampler(Sampler[list[int]]):
         codes: np.ndarray,
         *,
         batch_size: int,
-        class_balance: float,
+        class_balance: float | Literal["oversample"],
         n_samples_per_label: int | None = None,
         drop_last: bool = False,
-        allow_repeats: bool = True,
     ) -> None:
         self.codes = codes
         self.batch_size = batch_size
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label
         self.drop_last = drop_last
-        self.allow_repeats = allow_repeats
-        self.n_samples = self._candidates().size
+        candidates = self._candidates()
+        self.n_samples = len(candidates)
+        if class_balance == "oversample":
+            n_per_class = np.bincount(codes[candidates] + 1)[1:]  # without unlabeled cells
+            self.n_samples += int((n_per_class.max(initial=0) - n_per_class[n_per_class > 0]).sum())
 
     def __len__(self) -> int:
         if self.drop_last:
@@ -70,22 +77,27 @@ class ClassBalancedSampler(Sampler[list[int]]):
         return -(-self.n_samples // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        order = self._epoch()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield order[start : start + self.batch_size].tolist()
+
+    def _epoch(self) -> np.ndarray:
+        """Positions in the order in which they are seen, some of them more than once."""
         candidates = self._candidates()
         codes = self.codes[candidates]
+        if self.class_balance == "oversample":
+            order = candidates[_oversampled(codes)]
+            return order[torch.randperm(len(order)).numpy()]
+        if self.class_balance == 0.0:
+            return candidates[torch.randperm(len(candidates)).numpy()]
         n_per_class = np.bincount(codes[codes >= 0]) if (codes >= 0).any() else np.ones(1)
         weights = np.where(codes >= 0, n_per_class[codes].astype(float) ** -self.class_balance, 0.0)
         # Unlabeled cells keep the share of the epoch that they have of the data.
         is_labeled = codes >= 0
         weights[is_labeled] *= is_labeled.sum() / max(weights.sum(), 1e-12)
         weights[~is_labeled] = 1.0
-        if self.class_balance == 0.0:
-            drawn = torch.randperm(len(candidates))
-        else:
-            drawn = torch.multinomial(torch.from_numpy(weights), len(candidates), replacement=True)
-        order = candidates[drawn.numpy()]
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            minibatch = order[start : start + self.batch_size]
-            yield (minibatch if self.allow_repeats else np.unique(minibatch)).tolist()
+        drawn = torch.multinomial(torch.from_numpy(weights), len(candidates), replacement=True)
+        return candidates[drawn.numpy()]
 
     def _candidates(self) -> np.ndarray:
         """Positions that take part in this epoch."""
@@ -96,6 +108,36 @@ class ClassBalancedSampler(Sampler[list[int]]):
             cells = np.flatnonzero(self.codes == code)
             kept.append(cells[torch.randperm(len(cells)).numpy()[: self.n_samples_per_label]])
         return np.sort(np.concatenate(kept))
+
+
+def _oversampled(codes: np.ndarray) -> np.ndarray:
+    """codes ``(n_obs,)``, -1 for unlabeled cells -> positions: every cell, and types filled up to the largest."""
+    kept = [np.arange(len(codes))]
+    n_per_class = np.bincount(codes[codes >= 0], minlength=1)
+    for code in np.unique(codes[codes >= 0]):
+        cells = np.flatnonzero(codes == code)
+        n_repeats = int(n_per_class.max()) - len(cells)
+        kept.append(cells[torch.randint(len(cells), (n_repeats,)).numpy()])
+    return np.concatenate(kept)
+
+
+class RowsOnDisk(Dataset):
+    """Cells of a file as a data set that may be asked for one of them repeatedly.
+
+    The file is read at sorted, unique rows, the only ones that HDF5 takes, and the answer is in the order of the
+    question.
+    """
+
+    def __init__(self, adata_manager: AnnDataManager, indices: np.ndarray) -> None:
+        self.dataset = adata_manager.create_torch_dataset()
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, positions: list[int]) -> dict[str, np.ndarray]:
+        unique, where = np.unique(self.indices[positions], return_inverse=True)
+        return {key: values[where] for key, values in self.dataset[unique].items()}
 
 
 class AnnotationDataSplitter(DataSplitter):
@@ -125,14 +167,16 @@ class AnnotationDataSplitter(DataSplitter):
         adata_manager: AnnDataManager,
         *,
         n_labels: int,
-        class_balance: float = 0.5,
+        class_balance: float | Literal["oversample"] = 0.5,
         n_samples_per_label: int | None = None,
         use_labels: bool = True,
         distributed_sampler: bool = False,
         **kwargs,
     ) -> None:
-        if not 0.0 <= class_balance <= 1.0:
-            raise ValueError(f"class_balance={class_balance} is outside [0, 1].")
+        if isinstance(class_balance, str):
+            check_choice("class_balance", class_balance, ("oversample",))
+        else:
+            check_interval("class_balance", class_balance, 0.0, 1.0)
         if n_samples_per_label is not None and n_samples_per_label < 1:
             raise ValueError(
                 f"n_samples_per_label={n_samples_per_label} is less than 1. Give a number of cells, or None."
@@ -176,7 +220,8 @@ class AnnotationDataSplitter(DataSplitter):
         drawn = np.where(n_per_class > 0, n_per_class, 0.5)
         if not self.distributed_sampler:
             limit = np.inf if self.n_samples_per_label is None else self.n_samples_per_label
-            drawn = drawn.clip(max=limit) ** (1.0 - self.class_balance)
+            exponent = 1.0 if self.class_balance == "oversample" else self.class_balance
+            drawn = drawn.clip(max=limit) ** (1.0 - exponent)
         return drawn / drawn.sum()
 
     def train_dataloader(self) -> DataLoader:
@@ -198,11 +243,15 @@ class AnnotationDataSplitter(DataSplitter):
             class_balance=self.class_balance,
             n_samples_per_label=self.n_samples_per_label,
             drop_last=self.drop_last,
-            allow_repeats=not self.adata_manager.adata.isbacked,
         )
-        dataset = self.adata_manager.create_torch_dataset(
-            indices=self.train_idx.astype(int), load_sparse_tensor=self.load_sparse_tensor
-        )
+        indices = self.train_idx.astype(int)
+        dataset: Dataset
+        if self.adata_manager.adata.isbacked:
+            dataset = RowsOnDisk(self.adata_manager, indices)
+        else:
+            dataset = self.adata_manager.create_torch_dataset(
+                indices=indices, load_sparse_tensor=self.load_sparse_tensor
+            )
         num_workers = self.data_loader_kwargs.get("num_workers", settings.dl_num_workers)
         return DataLoader(
             dataset,

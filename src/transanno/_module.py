@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -17,12 +20,16 @@ from transanno.nn import (
     default_head,
     encoder_arguments,
     normalize_counts,
+    sample_expressed_mask,
     sample_gene_mask,
     thin_counts,
 )
 
-# Genes whose expression is predicted in one step. Predicting all 2,000 costs more than the encoder.
+# Genes whose expression is predicted in one step where all genes can be hidden. Predicting all 2,000 costs more than
+# the encoder.
 _N_RECONSTRUCTED = 256
+# Cells whose expression is binned at once: the bins take twice the memory of the counts.
+_N_BINNED = 512
 
 
 class TransAnnoModule(BaseModuleClass):
@@ -48,6 +55,7 @@ class TransAnnoModule(BaseModuleClass):
     """
 
     is_missing: Tensor
+    commonest_bins: Tensor
 
     def __init__(
         self,
@@ -92,6 +100,9 @@ class TransAnnoModule(BaseModuleClass):
         )
         # Genes that the data set at hand did not measure; a query model's differ from its reference's.
         self.register_buffer("is_missing", torch.zeros(n_input, dtype=torch.bool))
+        # What hidden genes are guessed by without a network, over all cells and over those that express the gene;
+        # -1: not known.
+        self.register_buffer("commonest_bins", torch.full((2, n_input), -1, dtype=torch.int8))
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
         return {"x": tensors[REGISTRY_KEYS.X_KEY], "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY]}
@@ -105,45 +116,60 @@ class TransAnnoModule(BaseModuleClass):
         *,
         min_count_fraction: float = 1.0,
         max_masked_fraction: float = 0.0,
+        masked_fraction: float = 0.0,
+        replace_probability: float = 1.0,
         batch_dropout: float = 0.0,
     ) -> dict[str, Tensor]:
-        """counts ``(n_obs, n_vars)``, batch codes ``(n_obs, 1)`` -> cell state, logits, gene mask.
+        """counts ``(n_obs, n_vars)``, batch codes ``(n_obs, 1)`` -> cell state, logits, genes to predict.
 
-        Deterministic by default; training passes how much to thin counts, hide genes and forget
-        batches. ``is_missing (n_vars,)`` replaces the module's own set of unmeasured genes.
+        Deterministic by default; training passes how much to thin counts, hide genes (``max_masked_fraction`` of all,
+        or ``masked_fraction`` of the expressed ones) and forget batches. ``is_missing (n_vars,)`` replaces the
+        module's own set of unmeasured genes. ``is_hidden`` of the result is True at the genes to predict, of which
+        a few may have stayed visible.
         """
         missing = (self.is_missing if is_missing is None else is_missing)[None, :]
-        is_hidden = torch.zeros_like(missing)
-        if max_masked_fraction > 0.0:
-            is_hidden = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
-        is_masked = is_hidden | missing
+        is_target = is_replaced = torch.zeros_like(missing)
+        if masked_fraction > 0.0:
+            is_target, is_replaced = sample_expressed_mask(
+                x, fraction=masked_fraction, replace_probability=replace_probability
+            )
+        elif max_masked_fraction > 0.0:
+            is_target = is_replaced = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
+        is_masked = is_replaced | missing
         expression = normalize_counts(thin_counts(x, min_fraction=min_count_fraction), is_masked)
         batch = self.batch_embedding(batch_index.flatten().long())
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
             batch = torch.where(is_forgotten, self.unknown_batch, batch)
         encoded = self.encoder(expression, is_masked, batch)
-        outputs = {"z": encoded.cell_state, "tokens": encoded.tokens, "is_hidden": is_hidden & ~missing}
+        outputs = {"z": encoded.cell_state, "tokens": encoded.tokens, "is_hidden": is_target & ~missing}
+        if masked_fraction > 0.0:
+            # Few genes of a cell are to be predicted: each of them counts.
+            outputs["genes"] = outputs["is_hidden"].any(dim=0).nonzero()[:, 0]
         if self.classifier is not None:
             outputs["logits"] = self.classifier(encoded, expression, is_masked)
         return outputs
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Tensor | None]:
         return {
             "z": inference_outputs["z"],
             "tokens": inference_outputs["tokens"],
             "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY],
             "is_hidden": inference_outputs["is_hidden"],
+            "genes": inference_outputs.get("genes"),
         }
 
     @auto_move_data
-    def generative(self, z: Tensor, tokens: Tensor, batch_index: Tensor, is_hidden: Tensor) -> dict[str, Tensor]:
-        """cell state ``(n_obs, n_latent)``, tokens -> bin logits ``(n_obs, n_bins, n_genes)`` of some hidden genes."""
+    def generative(
+        self, z: Tensor, tokens: Tensor, batch_index: Tensor, is_hidden: Tensor, genes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """State ``(n_obs, n_latent)``, tokens -> bin logits ``(n_obs, n_bins, n_genes)`` of ``genes``, or of a random few."""
         if len(is_hidden) != len(z):  # nothing hidden, nothing to predict
             return {}
-        genes = torch.randperm(self.n_input, device=z.device)[:_N_RECONSTRUCTED]
+        if genes is None:
+            genes = torch.randperm(self.n_input, device=z.device)[:_N_RECONSTRUCTED]
         batch = self.batch_embedding(batch_index.flatten().long())
         return {"bin_logits": self.expression_head(EncoderOutput(tokens, z), batch, genes), "genes": genes}
 
@@ -160,11 +186,10 @@ class TransAnnoModule(BaseModuleClass):
         """Cross-entropy of labels (labeled cells) + weighted cross-entropy of hidden genes' bins, in nats."""
         z = inference_outputs["z"]
         n_obs = len(z)
-        extra_metrics = {}
+        extra_metrics: dict[str, Tensor] = {}
         reconstruction = z.new_zeros(n_obs)
         if generative_outputs:
-            reconstruction, accuracy = self._reconstruction_loss(tensors, inference_outputs, generative_outputs)
-            extra_metrics["masked_accuracy"] = accuracy
+            reconstruction, extra_metrics = self._reconstruction_loss(tensors, inference_outputs, generative_outputs)
         loss = reconstruction_weight * reconstruction.mean()
         classification, labels, logits = self._classification_loss(tensors, inference_outputs, label_smoothing)
         if classification is not None and use_labels:
@@ -181,8 +206,8 @@ class TransAnnoModule(BaseModuleClass):
 
     def _reconstruction_loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], generative_outputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """-> mean cross-entropy of the hidden genes' bins per cell ``(n_obs,)``, share of bins guessed right."""
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """-> mean cross-entropy of the hidden genes' bins per cell ``(n_obs,)``, shares of bins guessed right."""
         genes, bin_logits = generative_outputs["genes"], generative_outputs["bin_logits"]
         is_hidden = inference_outputs["is_hidden"][:, genes]
         # The target is the whole cell, the input its thinned copy: the network learns to denoise.
@@ -191,9 +216,17 @@ class TransAnnoModule(BaseModuleClass):
         cross_entropy = F.cross_entropy(bin_logits, bins, reduction="none")  # (n_obs, n_genes)
         n_hidden = is_hidden.sum(dim=1)
         per_cell = (cross_entropy * is_hidden).sum(dim=1) / n_hidden.clamp_min(1)
+        n_total = n_hidden.sum().clamp_min(1)
         # Not argmax: over a middle axis it is as slow as the whole backward pass.
         is_right = (bin_logits.gather(1, bins[:, None, :])[:, 0] == bin_logits.amax(dim=1)) & is_hidden
-        return per_cell, is_right.sum() / n_hidden.sum().clamp_min(1)
+        # Where only expressed genes are hidden, being hidden says that a gene is expressed: the guess may know it, too.
+        commonest = self.commonest_bins[int("genes" in inference_outputs), genes]
+        is_guessed = (commonest == bins) & is_hidden
+        accuracy_commonest = (is_guessed.sum() / n_total).masked_fill((commonest < 0).any(), torch.nan)
+        return per_cell, {
+            "masked_accuracy": is_right.sum() / n_total,
+            "masked_accuracy_commonest": accuracy_commonest,
+        }
 
     def _classification_loss(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], label_smoothing: float
@@ -214,12 +247,31 @@ class TransAnnoModule(BaseModuleClass):
 
     @torch.no_grad()
     def initialize_from_data(self, counts: Tensor, *, genes: bool) -> None:
-        """Start mean expression, and with ``genes`` the gene embeddings, from ``counts (n_obs, n_vars)``."""
+        """Start mean expression, and with ``genes`` the gene embeddings, from ``counts (n_obs, n_vars)``.
+
+        Also notes every gene's commonest bin.
+        """
+        self.commonest_bins.copy_(_commonest_bins(counts.to(self.device).masked_fill(self.is_missing, 0.0)))
         expression = normalize_counts(counts.to(self.device), self.is_missing[None, :])
         if genes:
             self.encoder.initialize_genes(expression)
         if self.classifier is not None:
             self.classifier.initialize(expression.mean(dim=0))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As torch does; models that were saved before there were ``commonest_bins`` leave them unknown."""
+        return super().load_state_dict({"commonest_bins": self.commonest_bins, **state_dict}, *args, **kwargs)
+
+    def freeze(self, freeze: str | None) -> None:
+        """Let everything learn (None), all but the encoder, or of the encoder its ``tunable_layers`` only.
+
+        What a pretrained model has not seen always learns: the cell-type head and the batches.
+        """
+        self.requires_grad_(freeze is None)
+        tunable = self.encoder.tunable_layers if freeze == "partial" else []
+        for part in [self.classifier, self.batch_embedding, *tunable]:
+            if part is not None:
+                part.requires_grad_(True)
 
     def freeze_for_query(self, n_reference_batches: int) -> None:
         """Let only the embeddings of batches beyond the reference's learn.
@@ -240,3 +292,20 @@ class TransAnnoModule(BaseModuleClass):
     def start_new_batches(self, n_reference_batches: int) -> None:
         """Start the rows of a query's batches at the embedding that stands for an unknown batch."""
         self.batch_embedding.weight[n_reference_batches:] = self.unknown_batch
+
+
+def _commonest_bins(counts: Tensor) -> Tensor:
+    """counts ``(n_obs, n_vars)`` -> each gene's commonest bin, in all cells and where it is expressed, ``(2, n_vars)``.
+
+    A gene that no cell expresses gets the commonest bin of all expressed genes in the second row.
+    """
+    n_per_bin = torch.zeros(2, N_BINS, counts.shape[1], dtype=torch.long, device=counts.device)
+    for cells in counts.split(_N_BINNED):
+        bins, is_expressed = bin_expression(cells, cells.sum(dim=1, keepdim=True)), cells > 0
+        for b in range(N_BINS):
+            n_per_bin[0, b] += (bins == b).sum(dim=0)
+            n_per_bin[1, b] += ((bins == b) & is_expressed).sum(dim=0)
+    commonest = n_per_bin.argmax(dim=1)
+    is_silent = n_per_bin[1].sum(dim=0) == 0
+    commonest[1, is_silent] = n_per_bin[1].sum(dim=1).argmax()
+    return commonest

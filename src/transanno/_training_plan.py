@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
@@ -11,25 +13,48 @@ from scvi.train import TrainingPlan
 from torch import nn
 from torchmetrics.classification import MulticlassF1Score
 
+from transanno._validation import check_choice, check_interval
+
+# Warm restarts in epochs, as TransAnno-Net's: the second cycle is twice as long as the first, and so on.
+_FIRST_CYCLE, _CYCLE_FACTOR, _WARMUP_EPOCHS, _PEAK_DECAY = 15, 2, 5, 0.9
+
 
 class TransAnnoTrainingPlan(TrainingPlan):
-    """AdamW with warm-up and cosine decay on augmented cells, for pretraining and fine-tuning alike.
+    """Warm-up and cosine decay on augmented cells, for pretraining and fine-tuning alike.
+
+    The defaults are the package's; :data:`transanno.presets.PAPER` holds those of TransAnno-Net
+    :cite:p:`transannonet2025`.
 
     Parameters
     ----------
     module
         The module to train.
+    optimizer
+        ``"AdamW"``, or ``"Adam"``, whose weight decay is part of the gradient.
     lr
         Peak learning rate.
+    lr_schedule
+        ``"cosine"``: a rise, then one cosine to ``lr_min``, stepped at every update. ``"warm_restarts"``: cosines over
+        15, 30, 60, … epochs :cite:p:`loshchilov2017sgdr`, each after a rise over its first 5 epochs and each with nine
+        tenths of the peak of the one before, stepped every epoch.
+    lr_min
+        Where the cosines end.
     weight_decay
-        Decoupled weight decay of weight matrices; embeddings, biases and norms are not decayed.
+        Decay of weight matrices; embeddings, biases and norms are not decayed.
     warmup_fraction
-        Share of all steps over which the learning rate rises from 0 to its peak.
+        Share of all steps over which the learning rate rises to its peak, with ``lr_schedule="cosine"``.
     min_count_fraction
         Count thinning: every training cell keeps a share of its molecules drawn from
         U(``min_count_fraction``, 1). 1 switches it off.
+    masking
+        ``"uniform"``: every training cell hides a share of all its genes, drawn from
+        U(0, ``max_masked_fraction``), as if it had been measured with a smaller panel. ``"expressed"``: a share
+        ``masked_fraction`` of the genes that a cell expresses has to be predicted, and of these a share
+        ``replace_probability`` is hidden, as in TransAnno-Net and scBERT :cite:p:`yang2022scbert`.
     max_masked_fraction
-        Every training cell hides a share of its genes drawn from U(0, ``max_masked_fraction``).
+        See ``masking="uniform"``; 0 hides nothing.
+    masked_fraction, replace_probability
+        See ``masking="expressed"``.
     batch_dropout
         Probability that a training cell's batch is replaced by "unknown batch".
     reconstruction_weight
@@ -38,40 +63,70 @@ class TransAnnoTrainingPlan(TrainingPlan):
         Whether labels enter the loss; if not, their loss and accuracy are only logged.
     label_smoothing
         Label smoothing of the classification loss.
+
+    Raises
+    ------
+    ValueError
+        If an argument is out of its range, or if there is nothing to learn from.
     """
 
     def __init__(
         self,
         module: BaseModuleClass,
         *,
+        optimizer: Literal["AdamW", "Adam"] = "AdamW",
         lr: float = 1e-3,
+        lr_schedule: Literal["cosine", "warm_restarts"] = "cosine",
+        lr_min: float = 0.0,
         weight_decay: float = 0.01,
         warmup_fraction: float = 0.1,
         min_count_fraction: float = 0.2,
+        masking: Literal["uniform", "expressed"] = "uniform",
         max_masked_fraction: float = 0.4,
+        masked_fraction: float = 0.15,
+        replace_probability: float = 0.9,
         batch_dropout: float = 0.5,
         reconstruction_weight: float = 0.1,
         use_labels: bool = True,
         label_smoothing: float = 0.05,
     ) -> None:
+        check_choice("optimizer", optimizer, ("AdamW", "Adam"))
+        check_choice("lr_schedule", lr_schedule, ("cosine", "warm_restarts"))
+        check_choice("masking", masking, ("uniform", "expressed"))
+        check_interval("lr", lr, 0.0)
+        check_interval("lr_min", lr_min, 0.0, lr)
+        check_interval("weight_decay", weight_decay, 0.0)
+        check_interval("warmup_fraction", warmup_fraction, 0.0, 1.0)
+        check_interval("min_count_fraction", min_count_fraction, 0.0, 1.0, open_at="low")
+        check_interval("max_masked_fraction", max_masked_fraction, 0.0, 1.0, open_at="high")
+        check_interval("masked_fraction", masked_fraction, 0.0, 1.0, open_at="high")
+        check_interval("replace_probability", replace_probability, 0.0, 1.0)
+        check_interval("batch_dropout", batch_dropout, 0.0, 1.0)
+        check_interval("reconstruction_weight", reconstruction_weight, 0.0)
+        check_interval("label_smoothing", label_smoothing, 0.0, 1.0, open_at="high")
         super().__init__(
             module,
+            optimizer=optimizer,
             lr=lr,
+            lr_min=lr_min,
             weight_decay=weight_decay,
             reconstruction_weight=reconstruction_weight,
             use_labels=use_labels,
             label_smoothing=label_smoothing,
         )
-        if not 0.0 < min_count_fraction <= 1.0:
-            raise ValueError(f"min_count_fraction={min_count_fraction} is outside (0, 1].")
-        if not 0.0 <= max_masked_fraction < 1.0:
-            raise ValueError(f"max_masked_fraction={max_masked_fraction} is outside [0, 1).")
+        self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
-        self.augmentation = {
-            "min_count_fraction": min_count_fraction,
-            "max_masked_fraction": max_masked_fraction,
-            "batch_dropout": batch_dropout,
-        }
+        self.masking = {"max_masked_fraction": max_masked_fraction}
+        if masking == "expressed":
+            self.masking = {"masked_fraction": masked_fraction, "replace_probability": replace_probability}
+        has_targets = reconstruction_weight > 0.0 and next(iter(self.masking.values())) > 0.0
+        if not has_targets and not (use_labels and module.n_classes):
+            raise ValueError(
+                f"There is nothing to learn from: labels are not used, and with {next(iter(self.masking))}="
+                f"{next(iter(self.masking.values()))} and reconstruction_weight={reconstruction_weight} neither are hidden "
+                "genes. Make both larger than 0."
+            )
+        self.augmentation = {"min_count_fraction": min_count_fraction, **self.masking, "batch_dropout": batch_dropout}
         n_classes = module.n_classes
         self.validation_f1 = MulticlassF1Score(n_classes, average="macro") if n_classes > 1 else None
 
@@ -82,7 +137,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         """
         inference_kwargs = self.augmentation if self.training else {}
         if not self.training and self.validation_f1 is None:
-            inference_kwargs = {"max_masked_fraction": self.augmentation["max_masked_fraction"]}
+            inference_kwargs = self.masking
         return self.module(tensors, inference_kwargs=inference_kwargs, loss_kwargs=loss_kwargs)
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
@@ -99,8 +154,11 @@ class TransAnnoTrainingPlan(TrainingPlan):
             self.log("validation_f1_score", self.validation_f1, **how)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over what is trainable, learning rate stepped every minibatch."""
-        optimizer = torch.optim.AdamW(
+        """Optimizer over what is trainable, and its schedule.
+
+        An update is a minibatch, or as many as ``accumulate_grad_batches`` says.
+        """
+        optimizer = getattr(torch.optim, self.optimizer_name)(
             _parameter_groups(self.module, self.weight_decay),
             lr=self.lr,
             betas=(0.9, 0.98),
@@ -108,10 +166,17 @@ class TransAnnoTrainingPlan(TrainingPlan):
             # Lightning cannot clip gradients of a fused optimizer in mixed precision.
             fused=self.module.device.type in {"cpu", "cuda"} and self.trainer.precision == "32-true",
         )
-        n_steps = max(int(self.trainer.estimated_stepping_batches), 1)
-        n_warmup = max(int(self.warmup_fraction * n_steps), 1)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _warmup_cosine(step, n_warmup, n_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        floor = self.lr_min / self.lr if self.lr else 0.0
+        if self.lr_schedule == "warm_restarts":
+            share: Callable[[int], float] = _warm_restarts
+            interval = "epoch"
+        else:
+            n_steps = max(int(self.trainer.estimated_stepping_batches), 1)
+            n_warmup = max(int(self.warmup_fraction * n_steps), 1)
+            share = partial(_warmup_cosine, n_warmup=n_warmup, n_steps=n_steps)
+            interval = "step"
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: floor + (1.0 - floor) * share(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
 
 def _warmup_cosine(step: int, n_warmup: int, n_steps: int) -> float:
@@ -120,6 +185,14 @@ def _warmup_cosine(step: int, n_warmup: int, n_steps: int) -> float:
         return (step + 1) / n_warmup
     progress = (step - n_warmup) / max(n_steps - n_warmup, 1)
     return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def _warm_restarts(epoch: int) -> float:
+    """epoch -> learning rate as a share of its peak in the first cycle."""
+    length, peak = _FIRST_CYCLE, 1.0
+    while epoch >= length:
+        epoch, length, peak = epoch - length, length * _CYCLE_FACTOR, peak * _PEAK_DECAY
+    return peak * _warmup_cosine(epoch, _WARMUP_EPOCHS, length)
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from anndata import AnnData
 
@@ -32,6 +33,21 @@ _RAW_COUNTS_CURE = (
     'Pass the raw counts instead: name the layer that holds them, for example layer="counts", '
     "or start from adata.raw.to_adata() if adata.raw holds them."
 )
+
+
+def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise ValueError unless the argument is one of the allowed words."""
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known. Allowed: {', '.join(map(repr, allowed))}.")
+
+
+def check_interval(name: str, value: float, low: float, high: float = math.inf, *, open_at: str = "") -> None:
+    """Raise ValueError unless ``low <= value <= high``; the end that ``open_at`` names ("low" or "high") is excluded."""
+    is_inside = low < value if open_at == "low" else low <= value
+    is_inside &= value < high if open_at == "high" or high == math.inf else value <= high
+    if not is_inside:
+        interval = f"{'(' if open_at == 'low' else '['}{low:g}, {high:g}{')' if open_at == 'high' or high == math.inf else ']'}"
+        raise ValueError(f"{name}={value} is outside {interval}. Choose a value inside.")
 
 
 class Message(str):

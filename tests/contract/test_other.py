@@ -94,7 +94,7 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_validation", "_genes", "_seed", "_saved_model"},
+    {"_constants", "_validation", "_genes", "_seed", "_saved_model", "presets"},
     {"nn"},
     {"_module", "_refine", "_checkpoint", "_transfer", "_predictions", "_data_splitter", "_fields", "_query"},
     {"_training_plan"},
@@ -217,7 +217,7 @@ class TestImports:
         assert transanno.__version__ == importlib.metadata.version("transanno")
 
     def test_public_names(self):
-        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "pl", "tl"}
+        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "pl", "presets", "tl"}
         assert all(getattr(transanno, name) is not None for name in transanno.__all__)
         assert set(transanno.__all__) <= set(dir(transanno))
 

@@ -86,18 +86,36 @@ class TestClassBalancedSampler:
         assert all(len(set(cells[CODES[cells] == code])) <= 7 for code in (0, 1, 2))
 
     @pytest.mark.parametrize("code", [-1, 0])
-    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0, "oversample"])
     def test_cells_without_any_label_or_of_one_type(self, code, class_balance):
         sampler = ClassBalancedSampler(np.full(11, code), batch_size=5, class_balance=class_balance)
         assert len(epoch(sampler)) == 11
 
-    def test_no_cell_twice_in_a_minibatch_if_repeats_are_not_allowed(self):
-        torch.manual_seed(5)
-        allowed = list(ClassBalancedSampler(CODES, batch_size=53, class_balance=1.0))
-        torch.manual_seed(5)
-        unique = list(ClassBalancedSampler(CODES, batch_size=53, class_balance=1.0, allow_repeats=False))
-        assert any(len(set(minibatch)) < len(minibatch) for minibatch in allowed)
-        assert unique == [sorted(set(minibatch)) for minibatch in allowed]
+    def test_oversampling_shows_every_cell_and_fills_types_up_to_the_largest(self):
+        sampler = ClassBalancedSampler(CODES, batch_size=17, class_balance="oversample")
+        cells = epoch(sampler)
+        assert {code: int((CODES[cells] == code).sum()) for code in N_PER_CODE} == {0: 61, 1: 61, 2: 61, -1: 29}
+        assert set(cells) == set(range(106))
+        # Nothing but small types is repeated.
+        assert (np.bincount(cells)[(CODES == 0) | (CODES == -1)] == 1).all()
+        assert len(sampler) == -(-(3 * 61 + 29) // 17)
+        assert not np.array_equal(np.sort(cells), np.sort(epoch(sampler)))
+
+    def test_oversampling_repeats_cells_of_a_type_alike(self):
+        sampler = ClassBalancedSampler(CODES, batch_size=17, class_balance="oversample")
+        n = np.bincount(np.concatenate([epoch(sampler) for _ in range(100)]))
+        for code in (1, 2):
+            assert np.abs(n[CODES == code] - 6100 / N_PER_CODE[code]).max() < 5 * np.sqrt(6100 / N_PER_CODE[code])
+
+    def test_oversampling_of_limited_types(self):
+        sampler = ClassBalancedSampler(CODES, batch_size=17, class_balance="oversample", n_samples_per_label=7)
+        cells = epoch(sampler)
+        assert [int((CODES[cells] == code).sum()) for code in (0, 1, 2, -1)] == [7, 7, 7, 29]
+        assert len(sampler) == -(-50 // 17)
+
+    def test_oversampling_mixes_the_repeats_in(self):
+        cells = epoch(ClassBalancedSampler(CODES, batch_size=17, class_balance="oversample"))
+        assert 0.3 < (CODES[cells[:106]] == 2).sum() / (CODES[cells] == 2).sum() < 0.7
 
     def test_gaps_in_codes(self):
         codes = np.array([0] * 7 + [4] * 3)
@@ -193,7 +211,7 @@ class TestAnnotationDataSplitter:
         splitter.setup()
         assert [len(b[REGISTRY_KEYS.X_KEY]) for b in splitter.train_dataloader()] == [17] * 6
 
-    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0])
+    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0, "oversample"])
     @pytest.mark.parametrize("limit", [None, 7])
     def test_class_probabilities_are_the_empirical_frequencies(self, class_balance, limit):
         splitter = make_splitter(train_size=1.0, class_balance=class_balance, n_samples_per_label=limit)
@@ -210,6 +228,10 @@ class TestAnnotationDataSplitter:
     def test_class_balance_out_of_bounds(self, class_balance):
         with pytest.raises(ValueError, match=rf"class_balance={class_balance} is outside \[0, 1\]"):
             make_splitter(class_balance=class_balance)
+
+    def test_unknown_class_balance(self):
+        with pytest.raises(ValueError, match="class_balance='undersample' is not known. Allowed: 'oversample'"):
+            make_splitter(class_balance="undersample")
 
     def test_type_without_cells_has_a_positive_probability(self):
         splitter = make_splitter()
@@ -230,3 +252,53 @@ class TestAnnotationDataSplitter:
         assert isinstance(sampler, ClassBalancedSampler)
         found = sampler.batch_size, sampler.class_balance, sampler.n_samples_per_label, sampler.drop_last
         assert found == (17, 0.3, 7, True)
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """``on_disk(splitter)`` -> the same splitter on the same cells in a file."""
+    files = []
+
+    def move(splitter: AnnotationDataSplitter, *, dense: bool = False) -> AnnotationDataSplitter:
+        adata = splitter.adata_manager.adata.copy()
+        if dense:
+            adata.X = adata.X.toarray()
+        adata.write_h5ad(tmp_path / f"{len(files)}.h5ad")
+        files.append(ad.read_h5ad(tmp_path / f"{len(files)}.h5ad", backed="r"))
+        TransAnno.setup_anndata(files[-1], "y")
+        manager = TransAnno._get_most_recent_anndata_manager(files[-1])
+        moved = AnnotationDataSplitter(manager, n_labels=4, batch_size=17, class_balance=splitter.class_balance)
+        moved.setup()
+        moved.train_idx = splitter.train_idx
+        return moved
+
+    yield move
+    for adata in files:
+        adata.file.close()
+
+
+class TestRowsOnDisk:
+    @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
+    @pytest.mark.parametrize("class_balance", [0.0, 1.0, "oversample"])
+    def test_minibatches_are_those_of_the_same_data_in_memory(self, dense, class_balance, on_disk):
+        splitter = make_splitter(train_size=0.7, class_balance=class_balance)
+        splitter.setup()
+        minibatches = []
+        for each in (splitter, on_disk(splitter, dense=dense)):
+            torch.manual_seed(3)
+            minibatches.append(list(each.train_dataloader()))
+        for in_memory, from_disk in zip(*minibatches, strict=True):
+            assert in_memory.keys() == from_disk.keys()
+            for key in in_memory:
+                assert torch.equal(in_memory[key], from_disk[key]), key
+
+    def test_rare_types_keep_their_share(self, on_disk):
+        """Three cells that are a third of what is drawn stand in a minibatch about twice each, and have to."""
+        splitter = make_splitter(train_size=1.0, class_balance=1.0)
+        splitter.setup()
+        loader = on_disk(splitter).train_dataloader()
+        drawn = np.concatenate([cells(loader) for _ in range(20)])
+        assert len(drawn) == 20 * 106
+        labeled = CODES[drawn][CODES[drawn] >= 0]
+        share = np.bincount(labeled) / len(labeled)
+        assert np.abs(share - 1 / 3).max() < 5 * np.sqrt(2 / 9 / len(labeled))

@@ -242,6 +242,128 @@ class TestLoss:
         torch.testing.assert_close(loss.reconstruction_loss_sum.item(), sum(expected), rtol=1e-4, atol=0.0)
 
 
+EXPRESSED = {"masked_fraction": 0.4, "replace_probability": 0.6}
+
+
+class TestExpressedGenes:
+    """A share of the expressed genes is predicted, and most of these are hidden."""
+
+    def test_every_target_is_predicted_and_counts(self):
+        module, tensors = make_module(307), make_tensors(307)
+        tensors[REGISTRY_KEYS.X_KEY] = torch.poisson(torch.full((N_OBS, 307), 0.9))
+        outputs, generated, loss = module(tensors, inference_kwargs=EXPRESSED)
+        x, is_target = tensors[REGISTRY_KEYS.X_KEY], outputs["is_hidden"]
+        assert not is_target[x == 0].any()
+        assert sorted(generated["genes"].tolist()) == is_target.any(dim=0).nonzero()[:, 0].tolist()
+        assert len(generated["genes"]) > 256
+        expected, accuracy = reconstruction_by_hand(x, is_target, generated["bin_logits"], generated["genes"])
+        assert loss.reconstruction_loss_sum.item() == pytest.approx(sum(expected), rel=1e-4)
+        assert loss.extra_metrics["masked_accuracy"].item() == pytest.approx(accuracy)
+
+    def test_replaced_genes_are_invisible_and_the_other_targets_are_not(self, module, tensors, monkeypatch):
+        seen = []
+        forward = module.encoder.forward
+        monkeypatch.setattr(module.encoder, "forward", lambda *args: seen.append(args) or forward(*args))
+        outputs, _, _ = module(tensors, inference_kwargs=EXPRESSED)
+        expression, is_masked, _ = seen[0]
+        assert not (is_masked & ~outputs["is_hidden"]).any()
+        assert (outputs["is_hidden"] & ~is_masked).any()
+        assert torch.equal(expression, normalize_counts(tensors[REGISTRY_KEYS.X_KEY], is_masked))
+
+    def test_missing_genes_are_no_targets(self, module, tensors):
+        module.is_missing[::3] = True
+        outputs, generated, _ = module(tensors, inference_kwargs=EXPRESSED)
+        assert not outputs["is_hidden"][:, ::3].any()
+        assert not (generated["genes"] % 3 == 0).any()
+
+    def test_cells_without_counts_have_nothing_to_predict(self, module, tensors):
+        tensors[REGISTRY_KEYS.X_KEY].zero_()
+        _, generated, loss = module(tensors, inference_kwargs=EXPRESSED)
+        assert len(generated["genes"]) == 0
+        assert loss.reconstruction_loss_sum == 0
+        assert loss.loss.isfinite()
+        loss.loss.backward()
+
+
+def commonest_by_hand(counts: torch.Tensor, *, only_expressed: bool) -> list[int]:
+    bins = [[min(int(math.log2(1 + 1e4 * c / sum(row))), 5) for c in row] for row in counts.tolist()]
+    result = []
+    for gene in range(counts.shape[1]):
+        cells = [i for i in range(len(bins)) if counts[i, gene] > 0 or not only_expressed]
+        found = [bins[i][gene] for i in cells]
+        result.append(max(sorted(set(found)), key=found.count))
+    return result
+
+
+class TestCommonestBins:
+    """What the network has to beat."""
+
+    # 600 cells are binned in two parts.
+    @pytest.mark.parametrize("n_obs", [31, 600])
+    def test_equal_hand_computation(self, n_obs, module):
+        counts = torch.poisson(torch.rand(n_obs, N_VARS) * torch.linspace(0.01, 4, N_VARS)) + torch.eye(n_obs, N_VARS)
+        counts[:, -1] = 5000  # so that there are low bins, too
+        module.initialize_from_data(counts, genes=False)
+        assert module.commonest_bins[0].tolist() == commonest_by_hand(counts, only_expressed=False)
+        assert module.commonest_bins[1].tolist() == commonest_by_hand(counts, only_expressed=True)
+        assert not torch.equal(*module.commonest_bins)
+
+    def test_gene_without_counts(self, module):
+        counts = torch.poisson(torch.full((31, N_VARS), 4.0))
+        counts[:, 3] = 0
+        module.initialize_from_data(counts, genes=False)
+        assert module.commonest_bins[:, 3].tolist() == [0, 5]  # 5: every 13th of a cell's counts is in the top bin
+
+    @pytest.mark.parametrize("masking", [{"max_masked_fraction": 0.8}, EXPRESSED], ids=["uniform", "expressed"])
+    def test_accuracy_of_the_guess_equals_hand_computation(self, masking, module, tensors):
+        x = tensors[REGISTRY_KEYS.X_KEY] = torch.poisson(torch.full((N_OBS, N_VARS), 0.8)) + torch.eye(N_OBS, N_VARS)
+        module.commonest_bins.copy_(torch.randint(0, 6, (2, N_VARS)))
+        module.commonest_bins[0, ::2], module.commonest_bins[1, ::2] = 0, 5
+        outputs, _, loss = module(tensors, inference_kwargs=masking)
+        guess = module.commonest_bins[int(masking is EXPRESSED)].tolist()
+        right = [
+            min(int(math.log2(1 + 1e4 * x[i, gene].item() / x[i].sum().item())), 5) == guess[gene]
+            for i, gene in outputs["is_hidden"].nonzero().tolist()
+        ]
+        assert 0 < sum(right) < len(right)
+        assert loss.extra_metrics["masked_accuracy_commonest"].item() == pytest.approx(sum(right) / len(right))
+
+    def test_unknown_in_models_saved_before(self, module, tensors):
+        module.commonest_bins.zero_()
+        state = module.state_dict()
+        other = make_module()
+        other.load_state_dict(state)
+        assert torch.equal(other.commonest_bins, module.commonest_bins)
+        del state["commonest_bins"]
+        older = make_module()
+        older.load_state_dict(state)
+        _, _, loss = older(tensors, inference_kwargs={"max_masked_fraction": 0.8})
+        assert loss.extra_metrics["masked_accuracy_commonest"].isnan()
+        del state["unknown_batch"]
+        with pytest.raises(RuntimeError, match="unknown_batch"):
+            older.load_state_dict(state)
+
+
+class TestFreeze:
+    @pytest.mark.parametrize("n_layers", [0, 1, 3])
+    def test_exactly_what_learns(self, n_layers):
+        module = make_module(n_layers=n_layers)
+        names = {name for name, _ in module.named_parameters()}
+
+        def trainable() -> set[str]:
+            return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+        always = {name for name in names if name.startswith(("classifier.", "batch_embedding."))}
+        last = {name for name in names if name.startswith(("encoder.norm.", f"encoder.blocks.{n_layers - 1}."))}
+        module.freeze("encoder")
+        assert trainable() == always
+        module.freeze("partial")
+        assert trainable() == always | last
+        assert len(last) == 2 + 12 * (n_layers > 0)
+        module.freeze(None)
+        assert trainable() == names
+
+
 class TestInitializeFromData:
     def test_mean_expression_and_genes(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))

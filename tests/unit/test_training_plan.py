@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import scvi
 import torch
 from scvi import REGISTRY_KEYS
 from sklearn.metrics import accuracy_score, f1_score
@@ -11,7 +12,7 @@ from torch import nn
 
 from transanno import TransAnno
 from transanno._module import TransAnnoModule
-from transanno._training_plan import TransAnnoTrainingPlan, _parameter_groups, _warmup_cosine
+from transanno._training_plan import TransAnnoTrainingPlan, _parameter_groups, _warm_restarts, _warmup_cosine
 
 SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
 
@@ -42,6 +43,38 @@ class TestWarmupCosine:
         assert all(0 < share <= 1 for share in shares)
         assert shares[n_warmup - 1] == 1.0
         assert shares[n_warmup:] == sorted(shares[n_warmup:], reverse=True)
+
+
+class TestWarmRestarts:
+    """Cycles of 15, 30, 60, ... epochs, 5 of them warm-up, each peak nine tenths of the one before."""
+
+    @pytest.mark.parametrize(
+        ("epoch", "share"),
+        [
+            (0, 0.2),
+            (4, 1.0),
+            (5, 1.0),
+            (10, 0.5),
+            (14, 0.5 * (1 + math.cos(0.9 * math.pi))),
+            (15, 0.9 * 0.2),
+            (19, 0.9),
+            (15 + 5 + 5, 0.9 * 0.5 * (1 + math.cos(0.2 * math.pi))),
+            (45, 0.81 * 0.2),
+            (49, 0.81),
+            (105 + 4, 0.729),
+        ],
+    )
+    def test_values_by_hand(self, epoch, share):
+        assert _warm_restarts(epoch) == pytest.approx(share)
+
+    def test_cosines_are_those_of_torch(self):
+        """Without warm-up and decay of the peak, the tail of a cycle is torch's schedule of as many epochs."""
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+        for epoch in range(5, 15):
+            assert _warm_restarts(epoch) == pytest.approx(scheduler.get_last_lr()[0])
+            optimizer.step()
+            scheduler.step()
 
 
 class TestParameterGroups:
@@ -83,6 +116,36 @@ class TestOptimizer:
         assert rates == pytest.approx([0.02 * _warmup_cosine(step, 4, 23) for step in range(23)])
         assert optimizer.param_groups[1]["lr"] == pytest.approx(0.0)
 
+    def test_warm_restarts_are_stepped_every_epoch_and_end_at_the_minimum(self, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(23))
+        plan = TransAnnoTrainingPlan(module, lr=0.02, lr_schedule="warm_restarts", lr_min=0.002)
+        configured = plan.configure_optimizers()
+        assert configured["lr_scheduler"]["interval"] == "epoch"
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        rates = []
+        for _ in range(46):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert rates == pytest.approx([0.002 + 0.018 * _warm_restarts(epoch) for epoch in range(46)])
+        assert min(rates) > 0.002
+
+    def test_cosine_ends_at_the_minimum(self, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(11))
+        plan = TransAnnoTrainingPlan(module, lr=0.02, lr_min=0.005)
+        configured = plan.configure_optimizers()
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        for _ in range(11):
+            optimizer.step()
+            scheduler.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.005)
+
+    @pytest.mark.parametrize("name", ["Adam", "AdamW"])
+    def test_optimizer_by_name(self, name, module, monkeypatch):
+        monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(7))
+        plan = TransAnnoTrainingPlan(module, optimizer=name)
+        assert type(plan.configure_optimizers()["optimizer"]).__name__ == name
+
     @pytest.mark.parametrize("warmup_fraction", [0.0, 1.0])
     def test_no_warmup_and_nothing_else(self, warmup_fraction, module, monkeypatch):
         monkeypatch.setattr(TransAnnoTrainingPlan, "trainer", trainer(7))
@@ -107,6 +170,53 @@ class TestArguments:
     def test_max_masked_fraction(self, value, module):
         with pytest.raises(ValueError, match=rf"max_masked_fraction={value} is outside \[0, 1\)"):
             TransAnnoTrainingPlan(module, max_masked_fraction=value)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "interval"),
+        [
+            ("lr", -1e-3, r"\[0, inf\)"),
+            ("lr_min", 0.1, r"\[0, 0.001\]"),
+            ("weight_decay", -0.1, r"\[0, inf\)"),
+            ("warmup_fraction", 1.5, r"\[0, 1\]"),
+            ("masked_fraction", 1.0, r"\[0, 1\)"),
+            ("replace_probability", -0.5, r"\[0, 1\]"),
+            ("batch_dropout", 1.5, r"\[0, 1\]"),
+            ("batch_dropout", math.nan, r"\[0, 1\]"),
+            ("reconstruction_weight", -1.0, r"\[0, inf\)"),
+            ("label_smoothing", 1.0, r"\[0, 1\)"),
+        ],
+    )
+    def test_out_of_range(self, name, value, interval, module):
+        with pytest.raises(ValueError, match=rf"^{name}={value} is outside {interval}\. Choose"):
+            TransAnnoTrainingPlan(module, **{name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "allowed"),
+        [
+            ("optimizer", "'AdamW', 'Adam'"),
+            ("lr_schedule", "'cosine', 'warm_restarts'"),
+            ("masking", "'uniform', 'expressed'"),
+        ],
+    )
+    def test_unknown_word(self, name, allowed, module):
+        with pytest.raises(ValueError, match=f"^{name}='adam' is not known. Allowed: {allowed}"):
+            TransAnnoTrainingPlan(module, **{name: "adam"})
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"max_masked_fraction": 0.0},
+            {"masking": "expressed", "masked_fraction": 0.0},
+            {"reconstruction_weight": 0.0},
+        ],
+        ids=str,
+    )
+    def test_nothing_to_learn_from(self, arguments, module):
+        TransAnnoTrainingPlan(module, **arguments)
+        for labels in ({"use_labels": False}, {}):
+            unlabeled = module if labels else TransAnnoModule(13, 5, 0, **SMALL)
+            with pytest.raises(ValueError, match="nothing to learn from"):
+                TransAnnoTrainingPlan(unlabeled, **arguments, **labels)
 
     def test_unknown_argument(self, module):
         with pytest.raises(TypeError, match="learning_rate"):
@@ -145,6 +255,22 @@ class TestForward:
         assert seen.get("min_count_fraction", 1.0) == 1.0
         assert seen.get("batch_dropout", 0.0) == 0.0
 
+    def test_expressed_genes_are_masked_in_training_and_in_validation_of_pretraining(self, tensors):
+        arguments = {"masking": "expressed", "masked_fraction": 0.3, "replace_probability": 0.7}
+        for n_labels in (0, 4):
+            module = TransAnnoModule(13, 5, n_labels, **SMALL)
+            plan = TransAnnoTrainingPlan(module, min_count_fraction=1.0, **arguments)
+            assert plan.augmentation == {
+                "min_count_fraction": 1.0,
+                "masked_fraction": 0.3,
+                "replace_probability": 0.7,
+                "batch_dropout": 0.5,
+            }
+            for is_training in (True, False):
+                outputs, generated, _ = plan.train(is_training)(tensors, loss_kwargs={})
+                assert bool(generated) == (is_training or n_labels == 0)
+                assert not outputs["is_hidden"].expand(17, -1)[tensors[REGISTRY_KEYS.X_KEY] == 0].any()
+
     def test_loss_arguments_reach_the_loss(self, module):
         plan = TransAnnoTrainingPlan(module, reconstruction_weight=0.7, use_labels=False, label_smoothing=0.2)
         assert {key: plan.loss_kwargs[key] for key in ("reconstruction_weight", "use_labels", "label_smoothing")} == {
@@ -156,6 +282,7 @@ class TestForward:
 
 def test_logged_validation_metrics_are_those_of_the_predictions(reference, small, fast):
     TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
+    scvi.settings.seed = 0  # decides the split
     model = TransAnno(reference, **small)
     model.train(2, train_size=0.6, check_val_every_n_epoch=1, **fast)
     cells = model.validation_indices

@@ -82,8 +82,8 @@ class TransAnnoBase(BaseModelClass):
         plan_kwargs: dict[str, Any],
         trainer_kwargs: dict[str, Any],
         **runner_kwargs: Any,
-    ) -> None:
-        """Fit the module to what the splitter loads."""
+    ) -> TransAnnoTrainingPlan:
+        """Fit the module to what the splitter loads -> the plan by which it was trained."""
         # scvi-tools appends to the caller's list of callbacks.
         if "callbacks" in trainer_kwargs:
             trainer_kwargs["callbacks"] = list(trainer_kwargs["callbacks"])
@@ -113,6 +113,7 @@ class TransAnnoBase(BaseModelClass):
             )()
         finally:
             self.is_trained = self.is_trained or was_trained
+        return plan
 
     def _check_has_data(self) -> None:
         """Raise unless there are registered cells, and restore what another model may have registered over."""
@@ -168,6 +169,8 @@ class TransAnnoBase(BaseModelClass):
         aligned: AlignedData | None,
         indices: np.ndarray,
         batch_size: int | None,
+        *,
+        allow_sparse: bool = True,
     ) -> Iterator[Minibatch]:
         """Cells at ``indices``, in that order -> minibatches on the CPU."""
         if aligned is None:
@@ -179,7 +182,7 @@ class TransAnnoBase(BaseModelClass):
             can_map = hasattr(self, "load_query_data")
             batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
         # Sparse kernels pay on a CPU.
-        reads_sparse = self.module.encoder.reads_sparse and self.module.device.type == "cpu"
+        reads_sparse = allow_sparse and self.module.encoder.reads_sparse and self.module.device.type == "cpu"
         size = batch_size or self.module.encoder.inference_batch_size
         for start in range(0, len(indices), size):
             rows = indices[start : start + size]

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
@@ -18,7 +20,8 @@ from scvi.utils import setup_anndata_dsp
 from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
-from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
+from transanno._seed import seeded
+from transanno.models._base import TransAnnoBase, as_positions, default_max_epochs, describe, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
 
 logger = logging.getLogger(__name__)
@@ -112,6 +115,8 @@ class TransAnnoPretrain(TransAnnoBase):
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
         self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
+        # How the last training hid genes, as arguments of the module's `inference`.
+        self.masking_: dict[str, float] = {"max_masked_fraction": 0.4}
 
     def train(
         self,
@@ -142,13 +147,21 @@ class TransAnnoPretrain(TransAnnoBase):
         accelerator, devices
             See :class:`scvi.train.Trainer`.
         plan_kwargs, plan_config
-            Arguments of the training plan, such as ``lr`` or ``max_masked_fraction``.
+            Arguments of the training plan, such as ``lr``, ``masking`` or ``lr_schedule``; the user guide lists them.
         trainer_config
             See :class:`scvi.train.Trainer`.
         datamodule
             Lightning data module to load cells from, for a model that was built from a ``registry``.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping`` or ``callbacks``.
+            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping``, ``accumulate_grad_batches`` or
+            ``callbacks``.
+
+        Notes
+        -----
+        ``history`` has the share of hidden genes whose bin was predicted right, ``masked_accuracy_train`` and
+        ``masked_accuracy_validation``, and beside it what always guessing each gene's commonest bin would have
+        reached, ``masked_accuracy_commonest_train`` and ``masked_accuracy_commonest_validation``. See also
+        :meth:`get_reconstruction_accuracy`.
         """
         splitter = datamodule
         if datamodule is None:
@@ -164,7 +177,7 @@ class TransAnnoPretrain(TransAnnoBase):
                 )
         if not self.is_trained_:
             self._initialize_module(datamodule, genes=True)
-        self._run_training(
+        plan = self._run_training(
             splitter,
             max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells),
             plan_kwargs=plan_arguments(plan_config, plan_kwargs, reconstruction_weight=1.0),
@@ -172,6 +185,66 @@ class TransAnnoPretrain(TransAnnoBase):
             accelerator=accelerator,
             devices=devices,
             trainer_config=trainer_config,
+        )
+        self.masking_ = plan.masking
+
+    def get_reconstruction_accuracy(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        *,
+        batch_size: int | None = None,
+        seed: int | None = 0,
+    ) -> pd.Series:
+        """How well hidden genes are predicted, beside always guessing each gene's commonest bin.
+
+        Genes of every cell are hidden once, as they were in training, and their expression bins predicted from the
+        rest. A model that does not beat the guess has learned nothing about cells. The guess knows what the
+        network is told: where only expressed genes are hidden, it is the commonest bin of the cells that express a
+        gene. It was counted on up to 5,000 of the cells that the model was trained with.
+
+        Parameters
+        ----------
+        adata
+            Cells; their genes are matched by name. Default: the data of the model, most of which it was trained on:
+            give cells that were left aside for an honest number.
+        indices
+            Positions or boolean mask of the cells to use. Default: all.
+        batch_size
+            Cells in a minibatch.
+        seed
+            Decides which genes are hidden; ``None`` draws from torch's generator as it is.
+
+        Returns
+        -------
+        ``"accuracy"`` and ``"accuracy_commonest"``, shares in [0, 1] (the latter NaN for a model that was saved before
+        the bins were counted), and ``"n_hidden"``, the number of hidden genes that they are shares of.
+
+        Raises
+        ------
+        RuntimeError
+            If the model is not trained.
+        ValueError
+            If it has no data and is given none, or the cells do not fit it.
+        """
+        self._check_if_trained(warn=False)
+        target, aligned = self._resolve(adata)
+        options: dict[str, Any] = dict(self.masking_)
+        if aligned is not None:
+            options["is_missing"] = torch.from_numpy(aligned.is_missing).to(self.module.device)
+        n_right = np.zeros(3)
+        self.module.eval()
+        with seeded(seed), torch.inference_mode():
+            positions = as_positions(indices, target.n_obs)
+            for tensors in self._minibatches(aligned, positions, batch_size, allow_sparse=False):
+                tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
+                outputs, generated, loss = self.module(tensors, inference_kwargs=options)
+                n_hidden = outputs["is_hidden"][:, generated["genes"]].sum()
+                shares = [loss.extra_metrics[key] for key in ("masked_accuracy", "masked_accuracy_commonest")]
+                n_right += [float(share * n_hidden) for share in shares] + [int(n_hidden)]
+        accuracies = n_right[:2] / max(n_right[2], 1)
+        return pd.Series(
+            [*accuracies, int(n_right[2])], index=["accuracy", "accuracy_commonest", "n_hidden"], dtype=object
         )
 
     @classmethod

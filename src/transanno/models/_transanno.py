@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from transanno._genes import match_genes
 from transanno._predictions import Predictions
 from transanno._refine import refine_probabilities
 from transanno._transfer import transfer_weights
+from transanno._validation import check_choice
 from transanno.models._base import (
     Minibatch,
     as_model,
@@ -303,6 +304,8 @@ class TransAnno(QueryMappingMixin):
         plan_config: Any = None,
         trainer_config: Any = None,
         datamodule: Any = None,
+        *,
+        freeze: Literal["encoder", "partial"] | None = None,
         **trainer_kwargs: Any,
     ) -> None:
         """Train on the reference, or adapt to the query after :meth:`load_query_data`.
@@ -323,16 +326,38 @@ class TransAnno(QueryMappingMixin):
         accelerator, devices
             See :class:`scvi.train.Trainer`.
         datasplitter_kwargs
-            For example ``class_balance`` or ``external_indexing``.
+            For example ``external_indexing`` or ``class_balance``: a number from 0 (cells as often as they are in the
+            data) to 1 (every type as often as every other), default 0.5, or ``"oversample"``, which repeats cells of
+            the smaller types until each has as many as the largest. Cells are only ever repeated in training.
         plan_kwargs, plan_config
-            Arguments of the training plan, such as ``lr``, ``min_count_fraction`` or ``label_smoothing``.
+            Arguments of the training plan, such as ``lr``, ``min_count_fraction`` or ``lr_schedule``; the user guide
+            lists them.
         trainer_config
             See :class:`scvi.train.Trainer`.
         datamodule
             Lightning data module to load cells from, for a model that was built from a ``registry``.
+        freeze
+            Which pretrained weights stay as they are in this run. ``"encoder"``: all. ``"partial"``: all but the
+            encoder's final norm and one of its layers, the rule of TransAnno-Net :cite:p:`transannonet2025`; the layer
+            is the last one of ``encoder="slots"``. The cell-type head and the batches always learn. A later
+            ``train()`` changes all weights again unless it is told to freeze, too.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping`` or ``callbacks``.
+            Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping``, ``accumulate_grad_batches`` or
+            ``callbacks``.
+
+        Notes
+        -----
+        ``early_stopping=True, early_stopping_monitor="validation_accuracy", early_stopping_mode="max"`` stops when
+        accuracy no longer rises. As in scvi-tools, the weights are then those of the last epoch; to get those of the
+        best, add ``callbacks=[scvi.train.SaveCheckpoint(monitor="validation_accuracy", mode="max",
+        load_best_on_end=True)]``.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
+        self._check_freeze(freeze)
         # Labels that a query happens to carry must not leak into what is then tested on them.
         use_labels = self.n_reference_batches_ is None or any(self.query_trains_.values())
         splitter, n_cells = datamodule, self.summary_stats.n_cells
@@ -371,6 +396,7 @@ class TransAnno(QueryMappingMixin):
                 self._warn_if_confounded()
             if not self.is_trained_:
                 self._initialize_module(datamodule, genes=not self.was_pretrained_)
+            self.module.freeze(freeze)
         weights = self.module.batch_embedding.weight.detach().clone()
         before = self._registered_probabilities() if is_guarded else None
         self._run_training(
@@ -387,6 +413,22 @@ class TransAnno(QueryMappingMixin):
             self.training_prior_ = splitter.class_probabilities().tolist()
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
+
+    def _check_freeze(self, freeze: str | None) -> None:
+        """Raise ValueError unless this can be frozen."""
+        if freeze is None:
+            return
+        check_choice("freeze", freeze, ("encoder", "partial"))
+        if self.n_reference_batches_ is not None:
+            raise ValueError(
+                f"freeze={freeze!r} is for a reference, but this is the model of a query: its weights are frozen already. "
+                "Leave freeze out; `load_query_data(..., unfrozen=True)` lets all of them learn."
+            )
+        if not (self.was_pretrained_ or self.is_trained_):
+            raise ValueError(
+                f"freeze={freeze!r} would keep random weights: the model was neither pretrained nor trained. Make it with "
+                "`TransAnno.from_pretrained(pretrained, adata, ...)`, or leave freeze out."
+            )
 
     def _warn_if_confounded(self) -> None:
         """Warn if the batch of a reference cell gives its type away."""

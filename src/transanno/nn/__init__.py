@@ -15,6 +15,7 @@ from transanno.nn._encoder import EncoderOutput, SlotEncoder
 from transanno.nn._expression import (
     bin_expression,
     normalize_counts,
+    sample_expressed_mask,
     sample_gene_mask,
     sparse_rows,
     sum_over_genes,
@@ -48,6 +49,7 @@ __all__ = [
     "encoder_arguments",
     "favor_attention",
     "normalize_counts",
+    "sample_expressed_mask",
     "sample_gene_mask",
     "sparse_rows",
     "sum_over_genes",

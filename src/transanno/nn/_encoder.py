@@ -28,8 +28,8 @@ class SlotEncoder(nn.Module):
     :class:`TransformerBlock` let the slots talk to each other, and a linear map over all slots gives the cell state.
 
     This is the interface that every encoder has to offer: ``forward`` with an :class:`EncoderOutput`, the
-    attributes below, and a parameter ``gene_embedding`` with one row per gene, by which weights are carried to
-    another gene vocabulary.
+    attributes below, a parameter ``gene_embedding`` with one row per gene, by which weights are carried to
+    another gene vocabulary, and ``tunable_layers``.
     """
 
     # Whether there is a token for every gene, from which its expression can be read.
@@ -64,6 +64,11 @@ class SlotEncoder(nn.Module):
     def gene_embedding(self) -> nn.Parameter:
         """``(n_vars, n_hidden)``, one row per gene."""
         return self.attention.gene_embedding
+
+    @property
+    def tunable_layers(self) -> list[nn.Module]:
+        """What ``freeze="partial"`` leaves trainable."""
+        return [*self.blocks[-1:], self.norm]
 
     def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.

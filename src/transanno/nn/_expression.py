@@ -40,6 +40,18 @@ def sample_gene_mask(n_obs: int, n_vars: int, *, max_fraction: float, device: to
     return torch.rand(n_obs, n_vars, device=device) < fraction
 
 
+def sample_expressed_mask(counts: Tensor, *, fraction: float, replace_probability: float) -> tuple[Tensor, Tensor]:
+    """counts ``(n_obs, n_vars)`` -> genes to predict, genes to hide, both ``(n_obs, n_vars)`` bool.
+
+    Every expressed gene is to be predicted with probability ``fraction``, and such a gene is hidden with
+    ``replace_probability``; the others stay visible, as in BERT :cite:p:`devlin2019bert` and scBERT
+    :cite:p:`yang2022scbert`, so that the network must not trust what it sees.
+    """
+    # One draw for both: what is hidden is a subset of what is to be predicted.
+    draw = torch.rand_like(counts).masked_fill_(counts <= 0, 1.0)
+    return draw < fraction, draw < fraction * replace_probability
+
+
 def normalize_counts(counts: Tensor, is_masked: Tensor) -> Tensor:
     """counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> log1p of counts per 10,000.
 

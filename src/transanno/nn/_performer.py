@@ -114,6 +114,11 @@ class PerformerEncoder(nn.Module):
         """Cells that fit into one pass of inference."""
         return min(max(_N_FEATURE_ENTRIES // self._n_features_per_cell, 1), _MAX_INFERENCE_BATCH_SIZE)
 
+    @property
+    def tunable_layers(self) -> list[nn.Module]:
+        """What ``freeze="partial"`` leaves trainable: in the paper, the second-to-last layer and the final norm."""
+        return [*self.layers[-2:][:1], self.norm]
+
     def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.
 

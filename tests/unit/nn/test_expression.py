@@ -10,6 +10,7 @@ import torch
 from transanno.nn import (
     bin_expression,
     normalize_counts,
+    sample_expressed_mask,
     sample_gene_mask,
     sparse_rows,
     sum_over_genes,
@@ -126,6 +127,30 @@ class TestBinExpression:
     def test_number_of_bins_and_empty_cells(self):
         counts = torch.tensor([[0.0, 0.0], [9.0, 1.0]])
         assert bin_expression(counts, counts.sum(1, keepdim=True), n_bins=3).tolist() == [[0, 0], [2, 2]]
+
+
+class TestSampleExpressedMask:
+    def test_only_expressed_genes_at_the_given_rates(self):
+        counts = torch.poisson(torch.full((509, 211), 0.7))
+        is_target, is_hidden = sample_expressed_mask(counts, fraction=0.15, replace_probability=0.9)
+        assert is_target.dtype == is_hidden.dtype == torch.bool
+        assert not is_target[counts == 0].any()
+        assert not (is_hidden & ~is_target).any()
+        n_expressed, n_targets = int((counts > 0).sum()), int(is_target.sum())
+        assert abs(n_targets / n_expressed - 0.15) < 5 * (0.15 * 0.85 / n_expressed) ** 0.5
+        assert abs(is_hidden.sum() / n_targets - 0.9) < 5 * (0.9 * 0.1 / n_targets) ** 0.5
+
+    @pytest.mark.parametrize(("probability", "n_hidden"), [(0.0, 0), (1.0, 1)])
+    def test_none_or_all_of_the_targets_are_hidden(self, probability, n_hidden):
+        is_target, is_hidden = sample_expressed_mask(make_counts(), fraction=0.5, replace_probability=probability)
+        assert is_target.any()
+        assert torch.equal(is_hidden, is_target & bool(n_hidden))
+
+    def test_every_cell_and_gene_is_drawn_on_its_own(self):
+        is_target, _ = sample_expressed_mask(torch.ones(401, 307), fraction=0.5, replace_probability=1.0)
+        for axis in (0, 1):
+            assert abs(is_target.double().mean(dim=axis) - 0.5).max() < 5 * (0.25 / 307) ** 0.5
+        assert len(torch.unique(is_target, dim=0)) == 401
 
 
 class TestSparse:

@@ -1,0 +1,49 @@
+"""What holds of the paper's options for all inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from transanno._data_splitter import ClassBalancedSampler
+from transanno._training_plan import _warm_restarts
+from transanno.nn import sample_expressed_mask
+
+codes = npst.arrays(np.int64, st.integers(1, 60), elements=st.integers(-1, 6))
+
+
+@given(codes, st.integers(1, 13), st.booleans(), st.sampled_from([None, 1, 5]))
+def test_oversampled_epochs_are_balanced_and_complete(codes, batch_size, drop_last, limit):
+    arguments = {"batch_size": batch_size, "class_balance": "oversample", "n_samples_per_label": limit}
+    sampler = ClassBalancedSampler(codes, drop_last=drop_last, **arguments)
+    minibatches = list(sampler)
+    assert len(minibatches) == len(sampler)
+    cells = np.concatenate([np.asarray(m, dtype=int) for m in ClassBalancedSampler(codes, **arguments)])
+    n_per_class = np.unique(codes[codes >= 0], return_counts=True)[1]
+    n_largest = min(n_per_class.max(initial=0), limit or np.inf)
+    drawn = codes[cells]
+    assert (np.unique(drawn[drawn >= 0], return_counts=True)[1] == n_largest).all()
+    assert sorted(cells[drawn < 0]) == np.flatnonzero(codes < 0).tolist()
+    if limit is None:
+        assert set(cells) == set(range(len(codes)))
+
+
+@given(
+    npst.arrays(np.float32, st.tuples(st.integers(1, 7), st.integers(1, 11)), elements=st.integers(0, 3).map(float)),
+    st.floats(0, 1, exclude_max=True),
+    st.floats(0, 1),
+)
+def test_hidden_genes_are_targets_and_targets_are_expressed(counts, fraction, probability):
+    is_target, is_hidden = sample_expressed_mask(
+        torch.from_numpy(counts), fraction=fraction, replace_probability=probability
+    )
+    assert not (is_hidden & ~is_target).any()
+    assert not is_target.numpy()[counts == 0].any()
+
+
+@given(st.integers(0, 10_000))
+def test_warm_restarts_stay_between_zero_and_the_peak(epoch):
+    assert 0 < _warm_restarts(epoch) <= 1

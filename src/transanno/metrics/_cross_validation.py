@@ -67,7 +67,7 @@ class CrossValidation:
     def headline(self) -> str:
         """Mean ± standard deviation of the scores, and what was found on the way."""
         rows = [["", "mean", "sd"]]
-        for name, row in self.summary.dropna(subset=["mean"]).iterrows():
+        for name, row in self.summary.loc[self._shown].iterrows():
             rows.append([str(name), f"{row['mean']:.4f}", "–" if pd.isna(row["sd"]) else f"{row['sd']:.4f}"])
         scores = self.pooled.summary
         lines = [
@@ -91,6 +91,14 @@ class CrossValidation:
         if self.pooled.n_unlabeled:
             lines.append(f"left out, because they have no true type: {self.pooled.n_unlabeled} cells")
         return "\n".join(lines)
+
+    @property
+    def _shown(self) -> list[str]:
+        """Scores that say something: those of coverage do if cells are unassigned, those of unseen types if any are."""
+        defined = self.summary.dropna(subset=["mean"]).index
+        if self.pooled.summary["coverage"] == 1:
+            defined = defined.drop(["coverage", "accuracy_assigned"], errors="ignore")
+        return [name for name in defined if len(self.unseen) or not name.endswith("_unseen")]
 
     def __str__(self) -> str:
         return f"{self.headline}\n\n{format_per_class(self.per_class)}"

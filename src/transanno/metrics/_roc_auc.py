@@ -35,7 +35,7 @@ def roc_auc_per_class(truth: Any, probabilities: pd.DataFrame) -> pd.Series:
     """
     labels = np.asarray(truth).astype(str)
     columns = probabilities.columns.astype(str)
-    types = np.unique(labels)
+    types = np.unique(labels).tolist()
     without = sorted(set(types) - set(columns))
     if without:
         raise ValueError(

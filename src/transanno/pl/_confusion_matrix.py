@@ -105,11 +105,11 @@ def confusion_matrix(
                 va="center",
                 fontsize=8 if normalize or counts.max() < 1000 else 6,
             )
-    figure = ax.get_figure(root=True)
-    bar = figure.colorbar(image, ax=ax, shrink=0.6, label="% of the true type" if normalize else "cells")
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, label="% of the true type" if normalize else "cells")
     bar.outline.set_visible(False)
     if normalize:
         bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
+    figure = ax.figure if isinstance(ax.figure, Figure) else ax.figure.figure  # the user's axes may be in a subfigure
     if save is not None:
         save_figure(figure, save)
     return figure

@@ -87,8 +87,16 @@ def _annotate(ax: Axes, texts: list[str]) -> None:
     """Numbers in a column to the right of the panel, where no bar can hide them."""
     offset = 6 + 5.2 * max(map(len, texts))  # points; the numbers are aligned to the right
     for row, text in enumerate(texts):
-        position = {"xy": (1, row), "xycoords": ("axes fraction", "data"), "xytext": (offset, 0)}
-        ax.annotate(text, **position, textcoords="offset points", ha="right", va="center", fontsize=8)
+        ax.annotate(
+            text,
+            (1, row),
+            xycoords=("axes fraction", "data"),
+            xytext=(offset, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=8,
+        )
 
 
 def _two_decimals(value: float) -> str:

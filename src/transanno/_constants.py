@@ -7,6 +7,9 @@ from typing import Final
 UNLABELED_CATEGORY: Final = "Unknown"
 """Default name of the category that marks cells without a label."""
 
+UNASSIGNED_CATEGORY: Final = "Unassigned"
+"""Category of cells whose confidence is below the threshold that ``predict`` was given."""
+
 KEY_ADDED: Final = "transanno"
 """Default column of ``.obs`` that predictions are written to."""
 

@@ -18,6 +18,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
 from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
+from transanno._labels import as_strings
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 
 logger = logging.getLogger(__name__)
@@ -67,19 +68,6 @@ class GeneLayerField(LayerField):
                 "`predict` of the model, which match genes by name and leave the data as they are."
             )
         return super().transfer_field(state_registry, adata_target, **kwargs)
-
-
-def _as_strings(column: pd.Series, *, missing: str) -> np.ndarray:
-    """obs column -> array of str; NaN, None and NA -> ``missing``."""
-    is_missing = column.isna().to_numpy()
-    values = column.astype(object).to_numpy(copy=True)
-    values[is_missing] = missing
-    return np.array([_as_string(value) for value in values], dtype=object)
-
-
-def _as_string(value: object) -> str:
-    # pandas turns a column of integers into floats as soon as one is missing: 1.0 is the label 1.
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _encode(values: np.ndarray, categories: Iterable[str]) -> np.ndarray:
@@ -141,7 +129,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
                 UserWarning,
                 stacklevel=2,
             )
-        return _as_strings(column, missing=self._unlabeled_category)
+        return as_strings(column, missing=self._unlabeled_category)
 
     def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
         adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
@@ -203,7 +191,7 @@ def read_batches(obs: pd.DataFrame, batch_key: str) -> np.ndarray:
     """-> batch of every cell as str; a query without the column is one batch of its own."""
     if batch_key not in obs:
         return np.full(len(obs), QUERY_CATEGORY, dtype=object)
-    return _as_strings(obs[batch_key], missing=MISSING_CATEGORY)
+    return as_strings(obs[batch_key], missing=MISSING_CATEGORY)
 
 
 def check_known_batches(values: np.ndarray, categories: list[str], *, can_map: bool = True) -> None:

@@ -11,6 +11,7 @@ from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transanno._constants import N_BINS
 from transanno.nn import (
     ENCODERS,
     EncoderOutput,

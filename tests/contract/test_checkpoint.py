@@ -25,7 +25,7 @@ def logits(model: TransAnno, adata) -> torch.Tensor:
     """In the order of LABELS."""
     aligned = model._resolve(adata)[1]
     found = model._infer("logits", aligned, np.arange(adata.n_obs), None)
-    return torch.from_numpy(found[:, [list(model._classes).index(label) for label in LABELS]])
+    return torch.from_numpy(found[:, [list(model.labels).index(label) for label in LABELS]])
 
 
 @pytest.fixture

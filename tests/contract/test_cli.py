@@ -113,9 +113,29 @@ class TestAnnotate:
         expected = [
             f"accuracy: {accuracy_score(obs['cell_type'], obs['transanno']):.4f}",
             f"macro-F1: {f1_score(obs['cell_type'], obs['transanno'], average='macro'):.4f}",
+            f"weighted F1: {f1_score(obs['cell_type'], obs['transanno'], average='weighted'):.4f}",
         ]
         assert out.splitlines() == [*expected, "labeled cells: 61, types: 3"]
         assert err == ""
+
+    def test_cells_below_the_threshold_are_unassigned(self, files: Path, saved_reference, capsys) -> None:
+        assert main(annotate_by_model(saved_reference, "--unassigned-threshold", "0.9", "--no-refine")) == 0
+        obs = ad.read_h5ad("out.h5ad").obs
+        is_unassigned = obs["transanno"] == "Unassigned"
+        np.testing.assert_array_equal(is_unassigned, obs["transanno_confidence"] < 0.9)
+        assert is_unassigned.any()
+        assert f"coverage: {1 - is_unassigned.mean():.4f}, accuracy where assigned:" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("value", ["1.5", "-1", "half", "nan"])
+    def test_a_threshold_is_a_probability(self, value: str, files: Path, saved_reference, capsys) -> None:
+        message = complaint(annotate_by_model(saved_reference, f"--unassigned-threshold={value}"), capsys)
+        assert f"{value!r} is not a number from 0 to 1" in message
+
+    def test_a_type_called_unassigned_is_found_before_training(self, files: Path, reference, capsys) -> None:
+        reference.obs["cell_type"] = reference.obs["cell_type"].replace("NK cell", "Unassigned")
+        write_h5ad(reference, "reference.h5ad")
+        message = complaint(annotate_by_reference("--unassigned-threshold", "0.5"), capsys)
+        assert "The reference has a type called 'Unassigned'" in message
 
     def test_unknown_types_are_left_out_of_the_scores(self, files: Path, saved_reference, query, capsys) -> None:
         query.obs["truth"] = query.obs["cell_type"].astype(str)

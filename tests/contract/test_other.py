@@ -7,6 +7,7 @@ import importlib.metadata
 import inspect
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import rich.pretty  # noqa: F401 - scvi-tools 1.4.2 uses it without importing it
 from scvi.model.base import BaseModelClass
 
 import transanno
-from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno import TransAnno, TransAnnoPretrain, metrics, pl, tl
 
 PACKAGE = Path(transanno.__file__).parent
 
@@ -71,7 +72,10 @@ class TestDocstrings:
     @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
     def test_parameters_are_described(self, cls):
         functions = [cls, *(f for name, f in inspect.getmembers(cls, callable) if f_is_ours(f) and name[0] != "_")]
-        for function in [*functions, tl.annotate, tl.fit_reference, tl.select_genes]:
+        functions += [getattr(package, name) for package in (metrics, pl, tl) for name in package.__all__]
+        for function in functions:
+            if inspect.isclass(function) and is_dataclass(function):
+                continue  # each field has a docstring of its own
             if hasattr(BaseModelClass, function.__name__) and "Parameters\n---" not in inspect.getdoc(function):
                 continue  # a mend of scvi-tools' method, which describes them
             names = [
@@ -94,12 +98,22 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_validation", "_genes", "_seed", "_saved_model", "presets"},
+    {"_constants", "_labels", "_validation", "_genes", "_seed", "_saved_model", "presets"},
     {"nn"},
-    {"_module", "_refine", "_checkpoint", "_transfer", "_predictions", "_data_splitter", "_fields", "_query"},
+    {
+        "_module",
+        "_refine",
+        "_checkpoint",
+        "_transfer",
+        "_predictions",
+        "_data_splitter",
+        "_fields",
+        "_query",
+        "metrics",
+    },
     {"_training_plan"},
     {"models"},
-    {"_io", "_demo", "_scores", "tl", "pl"},
+    {"_io", "_demo", "tl", "pl"},
     {"_cli", "cli"},
 ]
 
@@ -179,7 +193,7 @@ class TestImports:
             before = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
             trace = (list(warnings.filters), list(logging.root.handlers), logging.root.level, scvi.settings.seed)
             n_threads = torch.get_num_threads()
-            from transanno import TransAnno, TransAnnoPretrain, tl
+            from transanno import TransAnno, TransAnnoPretrain, metrics, pl, tl
             import transanno.cli
             assert ("jax" in sys.modules) == had_jax
             after = (random.getstate(), numpy.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist())
@@ -217,7 +231,7 @@ class TestImports:
         assert transanno.__version__ == importlib.metadata.version("transanno")
 
     def test_public_names(self):
-        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "pl", "presets", "tl"}
+        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "metrics", "pl", "presets", "tl"}
         assert all(getattr(transanno, name) is not None for name in transanno.__all__)
         assert set(transanno.__all__) <= set(dir(transanno))
 

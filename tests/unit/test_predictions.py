@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transanno._predictions import Predictions
+from transanno._predictions import Predictions, check_unassigned_threshold
 
 CLASSES = np.array(["B cell", "NK cell", "T cell"], dtype=object)
 PROBABILITIES = np.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.0, 0.1, 0.9], [0.5, 0.25, 0.25]])
@@ -63,6 +63,36 @@ def test_view_becomes_an_object_of_its_own(predictions, adata):
     assert not view.is_view
     assert view.obs["found"].notna().sum() == 4
     assert list(whole.obs) == []
+
+
+class TestThreshold:
+    def test_cells_below_it_are_unassigned(self, adata):
+        predictions = Predictions(PROBABILITIES, CLASSES, INDICES, adata.obs_names, unassigned_threshold=0.6)
+        # 0.6 is not below 0.6
+        assert predictions.labels.tolist() == ["T cell", "B cell", "T cell", "Unassigned"]
+        predictions.write(adata, "found")
+        assert list(adata.obs["found"].cat.categories) == ["B cell", "T cell", "Unassigned"]
+        assert adata.obs["found"].iloc[2] == "Unassigned"
+        assert adata.obs["found_confidence"].iloc[2] == 0.5
+        np.testing.assert_array_equal(predictions.to_frame(), PROBABILITIES)
+
+    def test_without_such_cells_there_is_no_such_category(self, adata):
+        Predictions(PROBABILITIES, CLASSES, INDICES, adata.obs_names, unassigned_threshold=0.5).write(adata, "found")
+        assert list(adata.obs["found"].cat.categories) == ["B cell", "T cell"]
+
+    def test_from_frame(self, predictions):
+        again = Predictions.from_frame(predictions.to_frame(), 0.6)
+        assert again.labels.tolist() == ["T cell", "B cell", "T cell", "Unassigned"]
+        assert again.confidence.tolist() == [0.7, 0.6, 0.9, 0.5]
+
+    @pytest.mark.parametrize("threshold", [None, 0, 0.5, 1, np.float32(0.5)])
+    def test_allowed(self, threshold):
+        check_unassigned_threshold(threshold, CLASSES)
+
+    def test_the_name_is_only_taken_if_it_is_used(self):
+        check_unassigned_threshold(None, ["Unassigned"])
+        with pytest.raises(ValueError, match="unassigned_threshold=0.5 calls cells without a type"):
+            check_unassigned_threshold(0.5, ["Unassigned"])
 
 
 def test_no_cells(adata):

@@ -17,10 +17,13 @@ from transanno._cli._progress import progress_arguments
 from transanno._constants import CONFIDENCE_SUFFIX
 from transanno._demo import LABELS_KEY, load_demo
 from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
+from transanno._labels import as_strings
+from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
-from transanno._scores import Scores, format_table, score
 from transanno._validation import check_obs_column, check_unique_genes
+from transanno.metrics._table import format_table
 from transanno.models import TransAnno
+from transanno.tl._reference import reference_types
 
 
 def annotate(args: argparse.Namespace, console: Console) -> None:
@@ -96,6 +99,8 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
     check_unique_genes(reference.var_names, name="reference")
     check_query(query, reference.var_names, layer=args.layer)
+    types = reference_types(reference, args.labels_key, args.unlabeled_category)
+    check_unassigned_threshold(args.unassigned_threshold, types)
     console.step(f"Training on {args.reference}")
     return tl.fit_reference(
         reference,
@@ -124,6 +129,7 @@ def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console
             model=model,
             layer=args.layer,
             refine=args.refine,
+            unassigned_threshold=args.unassigned_threshold,
             key_added=args.key_added,
             seed=args.seed,
             accelerator=args.accelerator,
@@ -150,27 +156,15 @@ def _report(
     console.detail(format_table([["predicted type", "cells", "mean confidence"], *rows]) + "\n")
     if labels_key not in query.obs:
         return
-    scores = score(query.obs[labels_key], predicted, model._classes, unlabeled_category=_unlabeled_category(model))
-    if scores is None:
+    unlabeled_category = _unlabeled_category(model)
+    truth = as_strings(query.obs[labels_key], missing=unlabeled_category)
+    if not np.isin(truth, model.labels).any():
         console.detail(f"No scores: no cell has a label in obs[{labels_key!r}] that the model knows.")
         return
-    console.result(str(scores))
-    console.detail("\n" + _per_type_table(scores))
-
-
-def _per_type_table(scores: Scores) -> str:
-    rows = [
-        [
-            str(row.Index),
-            f"{row.cells}",
-            f"{row.predicted}",
-            f"{row.precision:.2f}",
-            f"{row.recall:.2f}",
-            f"{row.F1:.2f}",
-        ]
-        for row in scores.per_type.itertuples()
-    ]
-    return format_table([["true type", *scores.per_type.columns], *rows])
+    scores = tl.evaluate(
+        query, labels_key, key_added=key_added, labels=model.labels, unlabeled_category=unlabeled_category
+    )
+    console.result(scores.headline if console.quiet else str(scores))
 
 
 def _unlabeled_category(model: TransAnno) -> str:

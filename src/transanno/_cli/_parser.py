@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from transanno import __version__
-from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
+from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, LATENT_KEY, UNASSIGNED_CATEGORY, UNLABELED_CATEGORY
 
 # Options of `annotate` that only training reads, with their defaults. The parser sets None, so that one that was
 # given next to --model can be told from one that was not.
@@ -97,6 +97,12 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
         action="store_false",
         help="predict every cell on its own, without the query's composition and neighborhoods",
     )
+    parser.add_argument(
+        "--unassigned-threshold",
+        type=_probability,
+        metavar="P",
+        help=f"call cells whose highest probability is below P {UNASSIGNED_CATEGORY} (default: every cell gets a type)",
+    )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for a UMAP and a confusion matrix as PNG")
     _add_common(parser)
 
@@ -151,7 +157,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     _add_common(parser)
     # What it shares with annotate, at the defaults of that.
-    parser.set_defaults(layer=None, key_added=KEY_ADDED, refine=True)
+    parser.set_defaults(layer=None, key_added=KEY_ADDED, refine=True, unassigned_threshold=None)
 
 
 def _add_command(
@@ -185,3 +191,13 @@ def _at_least(minimum: int) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value

@@ -11,30 +11,24 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
 from transanno._genes import match_genes
 from transanno._query import DataSpec, align
-from transanno.models._base import TransAnnoBase, as_model, ignored_gene_warnings
+from transanno.models._base import as_model, ignored_gene_warnings
+from transanno.models._prediction import PredictionMixin
 
 # Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
 _SURE, _MIN_AGREEMENT = 0.9, 0.95
 
 
-class QueryMappingMixin(TransAnnoBase, ArchesMixin):
+class QueryMappingMixin(PredictionMixin, ArchesMixin):
     """scArches-style mapping :cite:p:`Lotfollahi21`, with our own rules for genes and for what trains."""
 
     # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
     n_reference_batches_: int | None = None
     # What train() changes beside the embeddings of new batches.
     query_trains_: dict[str, bool]
-
-    @property
-    def _classes(self) -> np.ndarray:
-        """``(n_labels,)``, the types in the order of the logits; the field keeps the unlabeled category last."""
-        state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
-        return np.asarray(state["categorical_mapping"], dtype=object)[:-1]
 
     @classmethod
     def load_query_data(
@@ -94,7 +88,7 @@ class QueryMappingMixin(TransAnnoBase, ArchesMixin):
         aligned = align(adata, spec, layer=layer)
         if unseen_labels == "mask":
             _mask_unseen_labels(
-                aligned.obs, spec, reference._classes, reference.registry["setup_args"]["unlabeled_category"]
+                aligned.obs, spec, reference.labels, reference.registry["setup_args"]["unlabeled_category"]
             )
         with ignored_gene_warnings():
             model = super().load_query_data(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
@@ -20,22 +19,13 @@ from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
 from transanno._checkpoint import load_weights, read_checkpoint
-from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
+from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._genes import match_genes
-from transanno._predictions import Predictions
-from transanno._refine import refine_probabilities
 from transanno._transfer import transfer_weights
 from transanno._validation import check_choice
-from transanno.models._base import (
-    Minibatch,
-    as_model,
-    as_positions,
-    default_max_epochs,
-    describe,
-    plan_arguments,
-)
+from transanno.models._base import as_model, default_max_epochs, describe, plan_arguments
 from transanno.models._checkpoint import check_labels, model_without_data, read_genes
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._query_mapping import QueryMappingMixin
@@ -118,7 +108,7 @@ class TransAnno(QueryMappingMixin):
         super().__init__(adata, registry)
         if adata is not None:
             self._validate_anndata(adata)  # another model may have been set up on it since
-        classes = self._classes
+        classes = self.labels
         if len(classes) < 2:
             raise ValueError(
                 f"The reference has {len(classes)} cell type{'' if len(classes) == 1 else 's'}"
@@ -156,13 +146,6 @@ class TransAnno(QueryMappingMixin):
         )
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
         self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
-
-    @property
-    def _training_prior(self) -> np.ndarray:
-        """``(n_labels,)``, how often each type was drawn in training; uniform if a data module drew the cells."""
-        if self.training_prior_ is None:
-            return np.full(len(self._classes), 1.0 / len(self._classes))
-        return np.asarray(self.training_prior_)
 
     # -- from pretraining ----------------------------------------------------------------------------------------
 
@@ -281,7 +264,7 @@ class TransAnno(QueryMappingMixin):
             setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
             model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
         )
-        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model._classes])
+        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model.labels])
         model.module.eval()
         model.is_trained_ = True
         return model
@@ -445,74 +428,6 @@ class TransAnno(QueryMappingMixin):
                 UserWarning,
                 stacklevel=3,
             )
-
-    # -- prediction ----------------------------------------------------------------------------------------------
-
-    def predict(
-        self,
-        adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | None = None,
-        soft: bool = False,
-        batch_size: int | None = None,
-        *,
-        refine: bool = False,
-        key_added: str | None = KEY_ADDED,
-        dataloader: Iterable[Minibatch] | None = None,
-    ) -> np.ndarray | pd.DataFrame:
-        """Predict cell types, and write them into ``obs`` of the data.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts; genes are matched by name. Default: the data of the model, which for a query model
-            is the object that :meth:`load_query_data` was given. Cells of batches that the model does not know are
-            an error, see :meth:`load_query_data`.
-        indices
-            Positions or boolean mask of the cells to predict. Default: all.
-        soft
-            Return probabilities instead of labels.
-        batch_size
-            Cells in a minibatch; has no influence on the result.
-        refine
-            Take the cells that are predicted together into account: correct for their composition, and average with
-            their nearest neighbors. More accurate on most queries, but then a cell's prediction depends on the
-            others. Has no effect on fewer than 50 cells.
-        key_added
-            Column of ``obs`` to write; ``None`` writes nothing.
-        dataloader
-            Minibatches as dictionaries of tensors, instead of ``adata``; nothing is written.
-
-        Returns
-        -------
-        Labels ``(n_cells,)``, or with ``soft`` a DataFrame of probabilities in [0, 1], cells × types. Both are in the
-        order of ``indices``.
-
-        Writes
-        ------
-        ``obs[key_added]``
-            Categorical, the most probable type; missing for cells outside ``indices``.
-        ``obs[key_added + "_confidence"]``
-            Its probability in [0, 1].
-        """
-        self._check_if_trained()
-        if dataloader is not None:
-            if adata is not None or indices is not None:
-                raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
-            logits = self._infer("logits", None, np.zeros(0, int), None, dataloader)
-            positions, names, target = np.arange(len(logits)), pd.RangeIndex(len(logits)).astype(str), None
-        else:
-            target, aligned = self._resolve(adata)
-            positions, names = as_positions(indices, target.n_obs), target.obs_names
-            logits = self._infer("logits", aligned, positions, batch_size)
-        probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
-        if refine:
-            if target is None:
-                raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
-            probabilities = refine_probabilities(probabilities, self._training_prior, self._counts(aligned, positions))
-        predictions = Predictions(probabilities, self._classes, positions, names)
-        if key_added is not None and target is not None:
-            predictions.write(target, key_added)
-        return predictions.to_frame() if soft else predictions.labels
 
     # -- registration --------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""Plots of predictions."""
+"""Plots of predictions and of how good they are."""
 
 from __future__ import annotations
 
 from transanno.pl._confusion_matrix import confusion_matrix
+from transanno.pl._metrics import metrics
 from transanno.pl._umap import umap
 
-__all__ = ["confusion_matrix", "umap"]
+__all__ = ["confusion_matrix", "metrics", "umap"]

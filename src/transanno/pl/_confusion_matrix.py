@@ -10,6 +10,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from transanno import metrics
 from transanno._constants import KEY_ADDED
 from transanno._validation import check_obs_column
 from transanno.pl._figure import new_figure, save_figure, show_literally
@@ -19,14 +20,14 @@ _MAX_ANNOTATED, _CELL, _SMALL_CELL = 25, 0.42, 0.24
 
 
 def confusion_matrix(
-    adata: AnnData,
-    labels_key: str,
+    data: AnnData | metrics.Evaluation | metrics.CrossValidation,
+    labels_key: str | None = None,
     predicted_key: str = KEY_ADDED,
     *,
     normalize: bool = True,
     ax: Axes | None = None,
     save: str | Path | None = None,
-) -> Axes:
+) -> Figure:
     """Heat map of true against predicted cell types.
 
     Rows and columns go from the most to the least frequent true type, so that right predictions lie on the diagonal;
@@ -34,35 +35,41 @@ def confusion_matrix(
 
     Parameters
     ----------
-    adata
-        Annotated cells.
+    data
+        Annotated cells, or the result of :func:`transanno.tl.evaluate` or :func:`transanno.tl.cross_validate`: types
+        that the model had not seen are the last rows then, and have no column.
     labels_key
-        Column of ``obs`` with the true types.
+        Column of ``obs`` with the true types; required with cells, and not read with a result.
     predicted_key
-        Column of ``obs`` with the predicted types.
+        Column of ``obs`` with the predicted types; not read with a result.
     normalize
         Show the percentage of each row, else the number of cells.
     ax
-        Where to draw. Default: axes of a new figure, ``ax.figure``.
+        Where to draw. Default: axes of a new figure.
     save
         File to write; the suffix is the format.
 
     Returns
     -------
-    Axes that were drawn on.
+    Figure that was drawn on.
 
     Raises
     ------
     KeyError
         If a column does not exist.
     ValueError
-        If no cell has both a label and a prediction.
+        If no cell has both a label and a prediction, or ``labels_key`` is missing.
 
     Examples
     --------
     >>> transanno.pl.confusion_matrix(query, "cell_type", save="confusion_matrix.png")
+    >>> transanno.pl.confusion_matrix(transanno.tl.cross_validate(reference, "cell_type"))
     """
-    table = count_pairs(adata, labels_key, predicted_key)
+    if isinstance(data, AnnData):
+        table = _count_pairs(data, labels_key, predicted_key)
+        x_label, y_label = f"prediction ({predicted_key})", f"truth ({labels_key}), number of cells"
+    else:
+        table, x_label, y_label = data.confusion_matrix, "prediction", "truth, number of cells"
     n_rows, n_columns = table.shape
     counts = table.to_numpy()
     n_per_row = counts.sum(axis=1)
@@ -82,8 +89,8 @@ def confusion_matrix(
     ax.grid(which="minor", color="white", linewidth=1)
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel(f"prediction ({predicted_key})")
-    ax.set_ylabel(f"truth ({labels_key}), number of cells", labelpad=8)
+    ax.set_xlabel(x_label)
+    ax.set_ylabel(y_label, labelpad=8)
     if n_columns <= _MAX_ANNOTATED:
         for row, column in zip(*np.nonzero(counts), strict=True):
             share = shares[row, column]
@@ -98,28 +105,26 @@ def confusion_matrix(
                 va="center",
                 fontsize=8 if normalize or counts.max() < 1000 else 6,
             )
-    figure = ax.figure
-    bar = figure.colorbar(image, ax=ax, shrink=0.6, label="% of the true type" if normalize else "cells")
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, label="% of the true type" if normalize else "cells")
     bar.outline.set_visible(False)
     if normalize:
         bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
+    figure = ax.figure if isinstance(ax.figure, Figure) else ax.figure.figure  # the user's axes may be in a subfigure
     if save is not None:
-        save_figure(figure if isinstance(figure, Figure) else figure.figure, save)
-    return ax
+        save_figure(figure, save)
+    return figure
 
 
-def count_pairs(adata: AnnData, labels_key: str, predicted_key: str) -> pd.DataFrame:
-    """-> numbers of cells, true types × predicted types, both by the frequency of the true type."""
+def _count_pairs(adata: AnnData, labels_key: str | None, predicted_key: str) -> pd.DataFrame:
+    """-> numbers of cells, true types × predicted types."""
+    if labels_key is None:
+        raise ValueError("labels_key is missing: name the column of adata.obs that holds the true cell types.")
     check_obs_column(adata, labels_key, argument="labels_key", name="adata")
     check_obs_column(adata, predicted_key, argument="predicted_key", name="adata")
-    pairs = adata.obs[[labels_key, predicted_key]].dropna().astype(str)
-    if pairs.empty:
+    table = metrics.confusion_matrix(adata.obs[labels_key], adata.obs[predicted_key])
+    if table.empty:
         raise ValueError(
             f"No cell has both a label in obs[{labels_key!r}] and a prediction in obs[{predicted_key!r}]. "
             "Predict the labeled cells first, or name other columns."
         )
-    truth, predicted = (pairs[key].value_counts() for key in (labels_key, predicted_key))
-    by_frequency = sorted(truth.index, key=lambda name: (-truth[name], name))
-    only_predicted = sorted(predicted.index.difference(truth.index), key=lambda name: (-predicted[name], name))
-    table = pd.crosstab(pairs[labels_key].to_numpy(), pairs[predicted_key].to_numpy())
-    return table.reindex(index=by_frequency, columns=[*by_frequency, *only_predicted], fill_value=0)
+    return table

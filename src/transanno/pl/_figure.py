@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,9 +15,18 @@ from transanno._io import atomic_path
 _DPI = 150
 
 
+class _Figure(Figure):
+    """Figure that a notebook shows also where pyplot, which would teach it to, has drawn nothing yet."""
+
+    def _repr_png_(self) -> bytes:
+        image = BytesIO()
+        self.savefig(image, format="png", bbox_inches="tight")
+        return image.getvalue()
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Size in inches -> figure that needs no display and that pyplot does not know."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = _Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -1,8 +1,10 @@
-"""Tools: one call from reference and query to cell types."""
+"""Tools: from reference and query to cell types in one call, and how good they are."""
 
 from __future__ import annotations
 
 from transanno.tl._annotate import annotate
+from transanno.tl._cross_validate import cross_validate
+from transanno.tl._evaluate import evaluate
 from transanno.tl._reference import fit_reference, select_genes
 
-__all__ = ["annotate", "fit_reference", "select_genes"]
+__all__ = ["annotate", "cross_validate", "evaluate", "fit_reference", "select_genes"]

@@ -9,10 +9,11 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
+from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
 from transanno._seed import seeded
 from transanno.models import TransAnno, TransAnnoPretrain
-from transanno.tl._reference import fit_reference
+from transanno.tl._reference import fit_reference, reference_types
 
 
 def annotate(
@@ -27,6 +28,7 @@ def annotate(
     n_top_genes: int = 2000,
     pretrained: TransAnnoPretrain | str | Path | None = None,
     refine: bool = True,
+    unassigned_threshold: float | None = None,
     key_added: str = KEY_ADDED,
     seed: int | None = 0,
     accelerator: str = "auto",
@@ -57,6 +59,8 @@ def annotate(
     refine
         Refine the predictions by the composition and the neighborhoods of the query, see
         :meth:`transanno.TransAnno.predict`.
+    unassigned_threshold
+        Call cells whose highest probability is below this ``"Unassigned"``. Default: every cell gets a type.
     key_added
         Column of ``query.obs`` to write.
     seed
@@ -73,9 +77,9 @@ def annotate(
     Writes
     ------
     ``query.obs[key_added]``
-        Categorical, the predicted type.
+        Categorical, the predicted type or ``"Unassigned"``.
     ``query.obs[key_added + "_confidence"]``
-        Its probability in [0, 1].
+        Probability of the most probable type in [0, 1].
     ``query.obsm["X_transanno"]``
         Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
 
@@ -97,6 +101,7 @@ def annotate(
                 'for example mdata["rna"].'
             )
         check_query(query, reference.var_names, layer=layer)
+        check_unassigned_threshold(unassigned_threshold, reference_types(reference, labels_key, unlabeled_category))
         model = fit_reference(
             reference,
             labels_key,
@@ -117,6 +122,6 @@ def annotate(
         query_model = TransAnno.load_query_data(
             query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
         )
-    query_model.predict(refine=refine, key_added=key_added)
+    query_model.predict(refine=refine, unassigned_threshold=unassigned_threshold, key_added=key_added)
     query.obsm[LATENT_KEY] = query_model.get_latent_representation()
     return query_model

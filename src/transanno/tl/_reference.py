@@ -15,6 +15,7 @@ from anndata import AnnData
 
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._genes import align_counts, match_genes
+from transanno._labels import as_strings
 from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.models import TransAnno, TransAnnoPretrain
@@ -133,6 +134,13 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
         normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False
     )
     return expressed.var_names[found["highly_variable"].to_numpy()]
+
+
+def reference_types(reference: AnnData, labels_key: str, unlabeled_category: str) -> set[str]:
+    """-> types that a model of the reference would know."""
+    check_obs_column(reference, labels_key, argument="labels_key", name="reference")
+    labels = as_strings(reference.obs[labels_key].drop_duplicates(), missing=unlabeled_category)
+    return set(labels) - {unlabeled_category}
 
 
 def _check_reference(reference: AnnData, labels_key: str, batch_key: str | None, layer: str | None) -> None:

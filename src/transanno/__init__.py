@@ -7,18 +7,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transanno import pl, tl
+    from transanno import pl, pp, tl
     from transanno.models import TransAnno, TransAnnoPretrain
 
 __version__ = version("transanno")
-__all__ = ["TransAnno", "TransAnnoPretrain", "pl", "tl"]
+__all__ = ["TransAnno", "TransAnnoPretrain", "pl", "pp", "tl"]
 
 
 def __getattr__(name: str) -> Any:
     """Load models and subpackages on first use: `import transanno` itself is instant."""
     if name in {"TransAnno", "TransAnnoPretrain"}:
         return getattr(import_module("transanno.models"), name)
-    if name in {"pl", "tl", "models", "nn"}:
+    if name in {"pl", "pp", "tl", "models", "nn"}:
         return import_module(f"transanno.{name}")
     raise AttributeError(f"module 'transanno' has no attribute {name!r}")
 

@@ -14,7 +14,7 @@ import rich.pretty  # noqa: F401 - scvi-tools 1.4.2 uses it without importing it
 from scvi.model.base import BaseModelClass
 
 import transanno
-from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno import TransAnno, TransAnnoPretrain, pp, tl
 
 PACKAGE = Path(transanno.__file__).parent
 
@@ -71,7 +71,7 @@ class TestDocstrings:
     @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
     def test_parameters_are_described(self, cls):
         functions = [cls, *(f for name, f in inspect.getmembers(cls, callable) if f_is_ours(f) and name[0] != "_")]
-        for function in [*functions, tl.annotate, tl.fit_reference, tl.select_genes]:
+        for function in [*functions, *(getattr(module, name) for module in (pp, tl) for name in module.__all__)]:
             if hasattr(BaseModelClass, function.__name__) and "Parameters\n---" not in inspect.getdoc(function):
                 continue  # a mend of scvi-tools' method, which describes them
             names = [
@@ -94,12 +94,12 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_validation", "_genes", "_seed", "_saved_model"},
+    {"_constants", "_validation", "_genes", "_vocabulary", "_seed", "_saved_model"},
     {"nn"},
     {"_module", "_refine", "_transfer", "_predictions", "_data_splitter", "_fields", "_query"},
     {"_training_plan"},
     {"models"},
-    {"_io", "_demo", "_scores", "tl", "pl"},
+    {"_io", "_demo", "_scores", "tl", "pl", "pp"},
     {"_cli", "cli"},
 ]
 
@@ -188,9 +188,9 @@ class TestImports:
             for name in ("jax", "jaxlib", "flax", "optax", "numpyro", "huggingface_hub", "captum", "shap", "ray",
                          "skmisc", "celltypist", "igraph", "leidenalg", "lamindb", "tiledbsoma", "mlflow"):
                 sys.modules[name] = None
-            from transanno import TransAnno, TransAnnoPretrain, pl, tl
+            from transanno import TransAnno, TransAnnoPretrain, pl, pp, tl
             import transanno.cli, transanno.models, transanno.nn
-            assert TransAnno and TransAnnoPretrain and pl.umap and tl.annotate
+            assert TransAnno and TransAnnoPretrain and pl.umap and tl.annotate and pp.merge
             """
         )
 
@@ -207,7 +207,7 @@ class TestImports:
         assert transanno.__version__ == importlib.metadata.version("transanno")
 
     def test_public_names(self):
-        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "pl", "tl"}
+        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "pl", "pp", "tl"}
         assert all(getattr(transanno, name) is not None for name in transanno.__all__)
         assert set(transanno.__all__) <= set(dir(transanno))
 

@@ -165,7 +165,7 @@ def _align_rows(matrix: sp.csr_matrix | np.ndarray, target: np.ndarray, n_genes:
 
 def _row_blocks(matrix: sp.csr_matrix | np.ndarray) -> Iterator[tuple[int, sp.csr_matrix]]:
     """Rows of CSR or dense in pieces of bounded size, each with the number of its first row."""
-    n_values = matrix.nnz if sp.issparse(matrix) else matrix.size
+    n_values = matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz
     step = max(1, matrix.shape[0] * _VALUES_PER_BLOCK // max(n_values, 1))
     for start in range(0, matrix.shape[0], step):
         yield start, sp.csr_matrix(matrix[start : start + step])

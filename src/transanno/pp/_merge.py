@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.utils import make_index_unique
 
 from transanno._genes import MIN_SHARED_GENES, missing_genes
 from transanno._validation import check_counts, check_in_memory, check_layer, check_not_empty, check_unique_genes
@@ -80,21 +81,18 @@ def merge(
     _check_shared(measured, shared)
     union = pd.Index(np.concatenate(list(measured.values()))).unique()
 
-    parts = {}
+    parts, obs_names = {}, _unique_names(sources)
     for name, adata in sources.items():
         genes = shared if join == "inner" else measured[name]
         counts = sp.csr_matrix(adata.X if layer is None else adata.layers[layer])
         columns = pd.Index(adata.var_names).astype(str).get_indexer(genes)
-        obs = adata.obs.set_axis(adata.obs_names.astype(str))
-        parts[name] = AnnData(counts[:, columns], obs=obs.copy(), var=pd.DataFrame(index=genes))
+        obs = adata.obs.set_axis(obs_names[name])
+        parts[name] = AnnData(counts[:, columns], obs=obs, var=pd.DataFrame(index=genes))
     _warn_of_duplicates(parts, shared)
 
-    names = np.concatenate([part.obs_names for part in parts.values()])
-    is_unique = pd.Index(names).is_unique
     # "outer" keeps columns of obs that not all have; which genes there are was settled before.
-    merged = ad.concat(parts, join="outer", label=source_key, index_unique=None if is_unique else "-", fill_value=0)
+    merged = ad.concat(parts, join="outer", label=source_key, fill_value=0)
     merged = merged[:, shared if join == "inner" else union].copy()
-    merged.obs_names_make_unique()  # where the names of one source repeat
     merged.var["n_sources"] = sum(merged.var_names.isin(genes).astype(int) for genes in measured.values())
     logger.info(
         "%d cells of %d sources, %d genes, %d of them in all sources",
@@ -153,13 +151,24 @@ def _check_shared(measured: Mapping[str, pd.Index], shared: pd.Index) -> None:
     )
 
 
+def _unique_names(sources: Mapping[str, AnnData]) -> dict[str, pd.Index]:
+    """Names of the cells of every source, none of which occurs twice."""
+    pairs = [(str(cell), source) for source, adata in sources.items() for cell in adata.obs_names]
+    names = pd.Index([cell for cell, _ in pairs])
+    if not names.is_unique:
+        # numbered where the names of one source repeat
+        names = make_index_unique(pd.Index([f"{cell}-{source}" for cell, source in pairs]))
+    ends = np.cumsum([adata.n_obs for adata in sources.values()])
+    return dict(zip(sources, np.split(names, ends[:-1]), strict=True))
+
+
 def _warn_of_duplicates(parts: Mapping[str, AnnData], shared: pd.Index) -> None:
     """Say how many cells have a twin, with the same count of every shared gene, in another source."""
     weights = np.random.default_rng(0).uniform(1.0, 2.0, size=(len(shared), 2))
     frames = []
     for name, part in parts.items():
-        counts = part[:, shared].X
-        # Of equal cells the two sums are equal to the last digit; of others one would have to be so by chance, twice.
+        counts = sp.csr_matrix(part[:, shared].X)
+        counts.sort_indices()  # sums in one order: of equal cells both are equal to the last digit
         frames.append(pd.DataFrame(counts.astype(np.float64) @ weights).assign(source=name))
     cells = pd.concat(frames, ignore_index=True)
     cells = cells[cells[0] > 0]  # empty cells are all alike

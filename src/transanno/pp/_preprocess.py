@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scanpy as sc
+import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, TARGET_SUM
 from transanno._validation import (
@@ -157,6 +158,8 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
     if counts is None:
         raise ValueError('adata has no X. Name the layer that holds the counts, for example layer="counts".')
     check_counts(counts, name="adata.X" if layer is None else f'adata.layers["{layer}"]')
+    if isinstance(counts, sp.sparray):  # scanpy 1.11 and scvi-tools want the older kind
+        return sp.csc_matrix(counts) if counts.format == "csc" else sp.csr_matrix(counts)
     return counts
 
 

@@ -9,6 +9,7 @@ BENCHMARKS = {
     "speed": "training and prediction throughput and peak memory, against scANVI and CellTypist",
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
     "ablation": "what each part of the default model is worth, over many tasks",
+    "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "adaptation": "training on the unlabeled query: before, after, and undone by the guard",
 }
 

@@ -151,7 +151,7 @@ def _check_shared(measured: Mapping[str, pd.Index], shared: pd.Index) -> None:
     )
 
 
-def _unique_names(sources: Mapping[str, AnnData]) -> dict[str, pd.Index]:
+def _unique_names(sources: Mapping[str, AnnData]) -> dict[str, np.ndarray]:
     """Names of the cells of every source, none of which occurs twice."""
     pairs = [(str(cell), source) for source, adata in sources.items() for cell in adata.obs_names]
     names = pd.Index([cell for cell, _ in pairs])
@@ -159,7 +159,7 @@ def _unique_names(sources: Mapping[str, AnnData]) -> dict[str, pd.Index]:
         # numbered where the names of one source repeat
         names = make_index_unique(pd.Index([f"{cell}-{source}" for cell, source in pairs]))
     ends = np.cumsum([adata.n_obs for adata in sources.values()])
-    return dict(zip(sources, np.split(names, ends[:-1]), strict=True))
+    return dict(zip(sources, np.split(names.to_numpy(), ends[:-1]), strict=True))
 
 
 def _warn_of_duplicates(parts: Mapping[str, AnnData], shared: pd.Index) -> None:

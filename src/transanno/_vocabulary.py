@@ -71,8 +71,7 @@ def write_vocabulary(vocabulary: Iterable[str], path: str | Path) -> None:
     Raises
     ------
     ValueError
-        If there are no genes, one occurs twice, or a name is empty, has white space around it or holds a tab or a line
-        break.
+        If there are no genes, one occurs twice, or a name is empty, has white space around it or spans lines or columns.
 
     Examples
     --------

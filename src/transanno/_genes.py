@@ -180,7 +180,7 @@ def missing_genes(var: pd.DataFrame) -> np.ndarray:
             f'var["{IS_MISSING_KEY}"] has dtype {column.dtype}. transanno reads this column as True for genes that were '
             "not measured, so it has to be boolean, without NaN. Mend it, or give the column another name."
         )
-    return column.to_numpy(dtype=bool)
+    return column.to_numpy(dtype=bool, copy=True)  # pandas 3 gives arrays that cannot be written to, as torch wants
 
 
 def align_counts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,8 @@ class AlignedData:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
             return adata
-        with mudata.set_options(pull_on_update=False):
+        # Version 0.3 warns that 0.4 will no longer copy columns of modalities, and 0.4 has no such option.
+        with mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext():
             mdata = MuData({self.spec.modality: adata})
             mdata.obs = self.obs.copy()
         return mdata

@@ -166,7 +166,6 @@ def mudata_of(rna, obs):
     return mdata
 
 
-# BUG: mudata 0.4 has no `mudata.set_options`, so a query in a MuData fails there (AlignedData.to_registrable).
 class TestQuery:
     def test_new_batches(self, model, make_mdata, fast):
         query = make_mdata(61, seed=1, batches=("batch2", "batch3"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import anndata as ad
 import mudata
 import numpy as np
@@ -100,9 +102,11 @@ class TestMissingGenes:
         TransAnno.setup_mudata(reference, "cell_type", batch_key="batch")
         model = TransAnno(reference, **small)
         model.train(1, **fast)
-        with mudata.set_options(pull_on_update=False):
-            panel = mudata.MuData({"rna": query["rna"][:, 5:].copy()}, obs=query.obs.copy())
-            aligned = mudata.MuData({"rna": pp.align_genes(panel["rna"], model)}, obs=query.obs.copy())
+        # Version 0.3 warns that 0.4 will no longer copy columns of modalities; this is what 0.4 does.
+        with mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext():
+            panel = mudata.MuData({"rna": query["rna"][:, 5:].copy()})
+            aligned = mudata.MuData({"rna": pp.align_genes(panel["rna"], model)})
+            panel.obs, aligned.obs = query.obs.copy(), query.obs.copy()
         expected = probabilities(model, panel)
         pd.testing.assert_frame_equal(probabilities(model, aligned), expected, check_exact=True)
         query_model = TransAnno.load_query_data(aligned, model)

@@ -161,9 +161,8 @@ class TestRefused:
 
     def test_many_cells_removed(self, adata):
         median = int(np.median(adata.X.getnnz(axis=1)))
-        with pytest.warns(UserWarning, match=f"of 97 cells have counts in fewer than {median + 1} genes") as caught:
+        with pytest.warns(UserWarning, match=f"of 97 cells have counts in fewer than {median + 1} genes"):
             run(adata, min_genes=median + 1)
-        assert len(caught) == 1
 
     def test_both_choices_of_genes(self, adata):
         with pytest.raises(ValueError, match="n_top_genes=23 and vocabulary both"):

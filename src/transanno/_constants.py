@@ -19,6 +19,12 @@ CONFIDENCE_SUFFIX: Final = "_confidence"
 LATENT_KEY: Final = "X_transanno"
 """``.obsm`` key of the cell states that :func:`transanno.tl.annotate` writes."""
 
+IS_MISSING_KEY: Final = "is_missing"
+"""Column of ``.var`` that is True for genes that were not measured; :func:`transanno.pp.align_genes` writes it."""
+
+COUNTS_LAYER: Final = "counts"
+"""Layer of raw counts that :mod:`transanno.pp` writes."""
+
 MISSING_CATEGORY: Final = "missing"
 """Batch category of cells whose batch column holds NaN."""
 

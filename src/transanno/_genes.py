@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from transanno._constants import IS_MISSING_KEY
 from transanno._validation import check_layer, check_not_empty, check_unique_genes
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class GeneMatch:
         Number of columns of the query.
     duplicated
         Vocabulary genes held by more than one query column, in query order.
+    is_placeholder
+        True for those of `query_columns` that only stand for a gene that was not measured; shape `(n_used,)`.
     """
 
     vocabulary: pd.Index
@@ -58,17 +61,18 @@ class GeneMatch:
     vocabulary_columns: np.ndarray
     n_query: int
     duplicated: list[str]
+    is_placeholder: np.ndarray
 
     @property
     def is_missing(self) -> np.ndarray:
-        """True where the query lacks the gene; shape `(n_vocabulary,)`."""
+        """True where the query lacks the gene, or has but a placeholder of it; shape `(n_vocabulary,)`."""
         is_missing = np.ones(len(self.vocabulary), dtype=bool)
-        is_missing[self.vocabulary_columns] = False
+        is_missing[self.vocabulary_columns[~self.is_placeholder]] = False
         return is_missing
 
     @property
     def n_shared(self) -> int:
-        """Number of vocabulary genes the query has."""
+        """Number of vocabulary genes that were measured in the query."""
         return int(np.count_nonzero(~self.is_missing))
 
     @property
@@ -82,6 +86,7 @@ def match_genes(
     vocabulary: Iterable[str],
     *,
     var: pd.DataFrame | None = None,
+    is_missing: np.ndarray | None = None,
     min_shared: int | None = None,
     name: str = "query",
 ) -> GeneMatch:
@@ -95,6 +100,8 @@ def match_genes(
         Genes of the model, in its order. Must be unique.
     var
         `adata.var` of the query. Only read to point at a column with better names when few genes match.
+    is_missing
+        True for genes of the query that were not measured, see :func:`missing_genes`; shape `(n_query,)`.
     min_shared
         Number of vocabulary genes the query must have. By default the larger of 20 and a tenth of the vocabulary;
         never more than the whole vocabulary.
@@ -114,6 +121,8 @@ def match_genes(
     """
     var_names, vocabulary = pd.Index(var_names).astype(str), pd.Index(vocabulary).astype(str)
     check_unique_genes(vocabulary, name="the model's gene vocabulary")
+    if is_missing is None:
+        is_missing = np.zeros(len(var_names), dtype=bool)
 
     positions = vocabulary.get_indexer(var_names)  # -1: not in the vocabulary
     query_columns = np.flatnonzero(positions >= 0)
@@ -124,16 +133,18 @@ def match_genes(
         vocabulary_columns=positions[query_columns],
         n_query=len(var_names),
         duplicated=used_names[used_names.duplicated(keep=False)].unique().tolist(),
+        is_placeholder=is_missing[query_columns],
     )
+    measured = var_names[~is_missing]
 
     n_shared, n_vocabulary = match.n_shared, len(vocabulary)
-    found = f"{n_shared} of the {n_vocabulary} genes the model knows were found among the {len(var_names)} of {name}"
+    found = f"{n_shared} of the {n_vocabulary} genes the model knows were found among the {len(measured)} of {name}"
     n_required = _n_required(min_shared, n_vocabulary)
     if n_shared < n_required:
         raise ValueError(
             f"Only {found}; at least {n_required} are needed. Unmatched names look like "
-            f"{_examples(var_names[positions < 0])} in {name} and {_examples(vocabulary[match.is_missing])} in the "
-            f"model. {_likely_cause(var_names, vocabulary, n_shared)}{_better_column(var, vocabulary, n_shared)}"
+            f"{_examples(measured[~measured.isin(vocabulary)])} in {name} and {_examples(vocabulary[match.is_missing])} in the "
+            f"model. {_likely_cause(measured, vocabulary, n_shared)}{_better_column(var, vocabulary, n_shared)}"
         )
     logger.info("%s", found)
     if n_shared < EXPECTED_SHARED_FRACTION * n_vocabulary:
@@ -153,6 +164,23 @@ def match_genes(
             stacklevel=2,
         )
     return match
+
+
+def missing_genes(var: pd.DataFrame) -> np.ndarray:
+    """Which columns only stand for genes that were not measured: `var["is_missing"]`, `(n_vars,)`, or none.
+
+    :func:`transanno.pp.align_genes` writes the column. Values other than True and False are another thing of the
+    same name, and an error, since reading them wrongly would hide genes from a model.
+    """
+    if IS_MISSING_KEY not in var:
+        return np.zeros(len(var), dtype=bool)
+    column = var[IS_MISSING_KEY]
+    if not pd.api.types.is_bool_dtype(column) or column.isna().any():
+        raise TypeError(
+            f'var["{IS_MISSING_KEY}"] has dtype {column.dtype}. transanno reads this column as True for genes that were '
+            "not measured, so it has to be boolean, without NaN. Mend it, or give the column another name."
+        )
+    return column.to_numpy(dtype=bool, copy=True)  # pandas 3 gives arrays that cannot be written to, as torch wants
 
 
 def align_counts(
@@ -193,8 +221,8 @@ def align_counts(
     TypeError
         If the counts are neither dense, CSR nor CSC numbers.
     ValueError
-        If there are no cells or genes, if `match` was made for another number of genes, or if `layer` is None and
-        there is no `X`.
+        If there are no cells or genes, if `match` was made for another number of genes, if `layer` is None and
+        there is no `X`, or if a gene that is marked as not measured has counts.
     """
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
@@ -215,7 +243,23 @@ def align_counts(
     read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
     aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
     aligned.sort_indices()
+    _check_placeholders(aligned, match, name=name)
     return aligned
+
+
+def _check_placeholders(aligned: sp.csr_matrix, match: GeneMatch, *, name: str) -> None:
+    """Raise if values stand where nothing was measured: masking them would lose them without a word."""
+    # A gene can have a placeholder and a column of its own beside it.
+    columns = np.intersect1d(match.vocabulary_columns[match.is_placeholder], np.flatnonzero(match.is_missing))
+    if columns.size == 0:
+        return
+    is_filled = (aligned[:, columns] != 0).getnnz(axis=0) > 0
+    if is_filled.any():
+        raise ValueError(
+            f'{np.count_nonzero(is_filled)} gene(s) of {name} have counts, although var["{IS_MISSING_KEY}"] says that '
+            f"they were not measured: {_examples(match.vocabulary[columns[is_filled]])}. Set it to False for genes that "
+            "were measured, or delete the column if it describes other data."
+        )
 
 
 def _read_by_rows(matrix, selector: sp.csr_matrix, columns: np.ndarray, chunk_size: int) -> sp.spmatrix:

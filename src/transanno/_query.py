@@ -16,7 +16,8 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._genes import align_counts, match_genes
+from transanno._constants import IS_MISSING_KEY
+from transanno._genes import align_counts, match_genes, missing_genes
 from transanno._validation import check_counts, check_layer, check_not_empty
 
 
@@ -60,12 +61,14 @@ class AlignedData:
 
     def to_registrable(self) -> AnnData | MuData:
         """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts."""
-        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=pd.DataFrame(index=self.spec.vocabulary.astype(str)))
+        # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
+        var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
+        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=var)
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
             return adata
-        # mudata 0.4 does not pull columns of the modalities into obs any more, and lost the option.
+        # Version 0.3 warns that 0.4 will no longer copy columns of modalities, and 0.4 has no such option.
         with mudata.set_options(pull_on_update=False) if hasattr(mudata, "set_options") else nullcontext():
             mdata = MuData({self.spec.modality: adata})
             mdata.obs = self.obs.copy()
@@ -106,7 +109,8 @@ def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, n
     layer = spec.layer if layer is None else layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
-    match = match_genes(adata.var_names, spec.vocabulary, var=adata.var, name=name)
+    is_missing = missing_genes(adata.var)
+    match = match_genes(adata.var_names, spec.vocabulary, var=adata.var, is_missing=is_missing, name=name)
     counts = align_counts(adata, match, layer=layer, name=name)
     check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
     return AlignedData(counts, match.is_missing, _read_obs(data, adata, spec), spec)
@@ -121,7 +125,8 @@ def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> N
     check_layer(query, layer, name="query")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
-        counts = align_counts(query, match_genes(query.var_names, genes, min_shared=1), layer=layer)
+        match = match_genes(query.var_names, genes, is_missing=missing_genes(query.var), min_shared=1)
+        counts = align_counts(query, match, layer=layer)
         check_counts(counts, name="query.X" if layer is None else f'query.layers["{layer}"]')
 
 

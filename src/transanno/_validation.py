@@ -213,6 +213,20 @@ def check_not_empty(adata: AnnData, *, name: str) -> None:
         )
 
 
+def check_in_memory(adata: AnnData, *, name: str) -> None:
+    """Raise unless `adata` is an AnnData that is in memory."""
+    if not hasattr(adata, "var_names") or hasattr(adata, "mod"):
+        raise TypeError(
+            f"{name} is a {type(adata).__name__}, but an AnnData is needed. Of a MuData, pass the modality that holds "
+            'the counts, for example mdata["rna"].'
+        )
+    if adata.isbacked:
+        raise ValueError(
+            f"{name} is backed by a file, but a new object is made of it in memory. Read it with {name}.to_memory(). The "
+            "models themselves need no preparation: they read backed data in chunks and match genes by name."
+        )
+
+
 def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> None:
     """Raise `KeyError` if `adata.obs` has no column `key`, which the user passed as `argument`."""
     if key in adata.obs.columns:

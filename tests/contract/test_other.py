@@ -15,7 +15,7 @@ import rich.pretty  # noqa: F401 - scvi-tools 1.4.2 uses it without importing it
 from scvi.model.base import BaseModelClass
 
 import transanno
-from transanno import TransAnno, TransAnnoPretrain, metrics, pl, tl
+from transanno import TransAnno, TransAnnoPretrain, metrics, pl, pp, tl
 
 PACKAGE = Path(transanno.__file__).parent
 
@@ -72,7 +72,7 @@ class TestDocstrings:
     @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
     def test_parameters_are_described(self, cls):
         functions = [cls, *(f for name, f in inspect.getmembers(cls, callable) if f_is_ours(f) and name[0] != "_")]
-        functions += [getattr(package, name) for package in (metrics, pl, tl) for name in package.__all__]
+        functions += [getattr(package, name) for package in (metrics, pl, pp, tl) for name in package.__all__]
         for function in functions:
             if inspect.isclass(function) and is_dataclass(function):
                 continue  # each field has a docstring of its own
@@ -98,7 +98,7 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_labels", "_validation", "_genes", "_seed", "_saved_model", "presets"},
+    {"_constants", "_labels", "_validation", "_genes", "_vocabulary", "_seed", "_saved_model", "presets"},
     {"nn"},
     {
         "_module",
@@ -113,7 +113,7 @@ LAYERS = [
     },
     {"_training_plan"},
     {"models"},
-    {"_io", "_demo", "tl", "pl"},
+    {"_io", "_demo", "tl", "pl", "pp"},
     {"_cli", "cli"},
 ]
 
@@ -212,9 +212,9 @@ class TestImports:
             for name in ("jax", "jaxlib", "flax", "optax", "numpyro", "huggingface_hub", "captum", "shap", "ray",
                          "skmisc", "celltypist", "igraph", "leidenalg", "lamindb", "tiledbsoma", "mlflow"):
                 sys.modules[name] = None
-            from transanno import TransAnno, TransAnnoPretrain, pl, tl
+            from transanno import TransAnno, TransAnnoPretrain, pl, pp, tl
             import transanno.cli, transanno.models, transanno.nn
-            assert TransAnno and TransAnnoPretrain and pl.umap and tl.annotate
+            assert TransAnno and TransAnnoPretrain and pl.umap and tl.annotate and pp.merge
             """
         )
 
@@ -231,7 +231,7 @@ class TestImports:
         assert transanno.__version__ == importlib.metadata.version("transanno")
 
     def test_public_names(self):
-        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "metrics", "pl", "presets", "tl"}
+        assert {*transanno.__all__} == {"TransAnno", "TransAnnoPretrain", "metrics", "pl", "pp", "presets", "tl"}
         assert all(getattr(transanno, name) is not None for name in transanno.__all__)
         assert set(transanno.__all__) <= set(dir(transanno))
 

@@ -373,6 +373,32 @@ class TestAlign:
             align_counts(adata, match, layer="objects")
 
 
+class TestPlaceholders:
+    """Columns that only stand for a gene that was not measured."""
+
+    def test_they_are_missing(self):
+        is_missing = np.arange(100) % 7 == 3
+        match = match_genes(HUMAN, HUMAN[::-1], is_missing=is_missing)
+        np.testing.assert_array_equal(match.is_missing, is_missing[::-1])
+        assert (match.n_shared, match.n_extra) == (100 - is_missing.sum(), 0)
+
+    def test_a_measured_column_beside_one_counts(self):
+        x = np.array([[0, 2, 3], [0, 5, 7]])
+        with pytest.warns(UserWarning, match="occur more than once"):
+            match = match_genes(["CD1", "CD1", "CD2"], ["CD1", "CD2"], is_missing=np.array([True, False, False]))
+        assert not match.is_missing.any()
+        np.testing.assert_array_equal(align_counts(make_adata(x, ["CD1", "CD1", "CD2"]), match).toarray(), x[:, 1:])
+
+    def test_values_in_them_are_refused(self):
+        match = match_genes(HUMAN, HUMAN, is_missing=np.arange(100) < 2)
+        x = make_counts(100)
+        x[:, :2] = 0
+        np.testing.assert_array_equal(align_counts(make_adata(x, HUMAN), match).toarray(), x)
+        x[5, 1] = 1
+        with pytest.raises(ValueError, match=f"1 gene.s. of query have counts.*not measured: {HUMAN[1]}"):
+            align_counts(make_adata(sp.csr_matrix(x), HUMAN), match)
+
+
 class TestBacked:
     @pytest.fixture(params=[np.asarray, sp.csr_matrix, sp.csc_matrix], ids=["dense", "csr", "csc"])
     def path(self, request, tmp_path: Path) -> Path:

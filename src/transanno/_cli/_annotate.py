@@ -16,6 +16,7 @@ from transanno._cli._outputs import check_model_folder, check_output_file, check
 from transanno._cli._progress import progress_arguments
 from transanno._constants import CONFIDENCE_SUFFIX
 from transanno._demo import LABELS_KEY, load_demo
+from transanno._genes import missing_genes
 from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
 from transanno._labels import as_strings
 from transanno._predictions import check_unassigned_threshold
@@ -69,7 +70,7 @@ def demo(args: argparse.Namespace, console: Console) -> None:
     model = tl.fit_reference(
         reference,
         LABELS_KEY,
-        query_genes=query.var_names,
+        query_genes=query.var_names[~missing_genes(query.var)],
         max_epochs=args.max_epochs,
         seed=args.seed,
         accelerator=args.accelerator,
@@ -108,7 +109,7 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
         batch_key=args.batch_key,
         layer=args.layer,
         unlabeled_category=args.unlabeled_category,
-        query_genes=query.var_names,
+        query_genes=query.var_names[~missing_genes(query.var)],
         n_top_genes=args.n_top_genes,
         pretrained=args.pretrained,
         max_epochs=args.max_epochs,

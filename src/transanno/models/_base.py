@@ -21,10 +21,12 @@ from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._fields import encode_batches
+from transanno._genes import missing_genes
 from transanno._module import TransAnnoModule
 from transanno._query import AlignedData, DataSpec, align, rna_modality
 from transanno._saved_model import check_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
+from transanno._vocabulary import VOCABULARY_FILE, write_lines
 from transanno.models._datamodule import as_anndata_registry
 from transanno.nn import sparse_rows
 
@@ -123,6 +125,12 @@ class TransAnnoBase(BaseModelClass):
                 "load(dir_path, adata), or pass a datamodule."
             )
         self._validate_anndata(self.adata)
+        self._mask_missing_genes()
+
+    def _mask_missing_genes(self) -> None:
+        """Genes that the registered data mark as not measured are unknown to the module, not zero."""
+        var = rna_modality(self.adata, self._spec, name="adata").var
+        self.module.is_missing.copy_(torch.from_numpy(missing_genes(var)))
 
     def _initialize_module(self, datamodule: Any = None, *, genes: bool) -> None:
         """Start gene embeddings and mean expression from a sample of the training data."""
@@ -146,9 +154,10 @@ class TransAnnoBase(BaseModelClass):
         """-> the user's object, and its aligned data unless it is the data registered with the model."""
         registered = self.adata
         if self._target is not None and registered is not self._aligned_adata:
-            # `model.adata = other`: complete data in the model's gene order, or scvi-tools had refused them.
+            # `model.adata = other`: data in the model's gene order, or scvi-tools had refused them.
             self._target = self._target_layer = None
-            self.module.is_missing.zero_()
+        if registered is not None:
+            self._mask_missing_genes()
         target: Any = registered if self._target is None else self._target
         if adata is not None:
             target = adata
@@ -257,6 +266,27 @@ class TransAnnoBase(BaseModelClass):
         return self._infer("z", aligned, as_positions(indices, target.n_obs), batch_size)
 
     # -- saving and loading --------------------------------------------------------------------------------------
+
+    def save(self, dir_path: str | Path, prefix: str | None = None, *args: Any, **kwargs: Any) -> None:
+        """Save the weights, and beside them the gene vocabulary as a text file, ``genes.txt``.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write.
+        prefix
+            What the names of the files begin with.
+        *args, **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`, such as ``overwrite`` or
+            ``save_anndata``.
+
+        Raises
+        ------
+        ValueError
+            If the folder exists, unless ``overwrite`` is given.
+        """
+        super().save(dir_path, prefix, *args, **kwargs)
+        write_lines(self.genes, Path(dir_path) / f"{prefix or ''}{VOCABULARY_FILE}")
 
     @classmethod
     def load(cls, dir_path: str | Path, adata: AnnData | MuData | bool | None = None, *args: Any, **kwargs: Any):

@@ -13,7 +13,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.model.base import ArchesMixin
 
-from transanno._genes import match_genes
+from transanno._genes import match_genes, missing_genes
 from transanno._query import DataSpec, align
 from transanno.models._base import as_model, ignored_gene_warnings
 from transanno.models._prediction import PredictionMixin
@@ -136,7 +136,7 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         reference = as_model(reference_model, cls, argument="reference_model")
         if return_reference_var_names:
             return reference.genes
-        match_genes(adata.var_names, reference.genes, var=adata.var)
+        match_genes(adata.var_names, reference.genes, var=adata.var, is_missing=missing_genes(adata.var))
         return None if inplace else adata
 
     def _freeze_for_query(self, n_reference_batches: int) -> None:

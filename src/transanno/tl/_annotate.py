@@ -9,6 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
+from transanno._genes import missing_genes
 from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
 from transanno._seed import seeded
@@ -108,7 +109,7 @@ def annotate(
             batch_key=batch_key,
             layer=layer,
             unlabeled_category=unlabeled_category,
-            query_genes=query.var_names,
+            query_genes=query.var_names[~missing_genes(query.var)],
             n_top_genes=n_top_genes,
             pretrained=pretrained,
             seed=seed,

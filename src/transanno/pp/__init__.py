@@ -1,0 +1,10 @@
+"""Preprocessing: from count matrices to data on one set of genes."""
+
+from __future__ import annotations
+
+from transanno._vocabulary import read_vocabulary, write_vocabulary
+from transanno.pp._align import align_genes
+from transanno.pp._merge import merge
+from transanno.pp._preprocess import preprocess
+
+__all__ = ["align_genes", "merge", "preprocess", "read_vocabulary", "write_vocabulary"]

@@ -154,7 +154,7 @@ def plot(table: pd.DataFrame, order: Sequence[str], path: Path) -> None:
         axes.plot([finished[name].mean()] * 2, [row - 0.32, row + 0.32], color="black", linewidth=2)
     axes.set_yticks(range(len(order)), list(reversed(list(order))))
     axes.set_ylim(-0.6, len(order) - 0.4)
-    axes.set_xlabel(f"macro-F1; a dot is a task, a line the mean over the {len(finished)} that all finished")
+    axes.set_xlabel(f"macro-F1 (dots: tasks; lines: means over {len(finished)} tasks)")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -25,12 +25,13 @@ def test_methods_that_others_are_compared_with_exist():
     assert {CONFIG.baseline, CONFIG.slow} <= set(CONFIG.methods)
 
 
-@pytest.mark.parametrize("name", CONFIG.methods)
+# Without CellTypist, whose import changes warning filters and writes a folder.
+@pytest.mark.parametrize(
+    "name", [name for name, method in CONFIG.methods.items() if "celltypist" not in method.packages]
+)
 def test_method_takes_its_settings(name):
     method = CONFIG.methods[name]
     module, function = method.run.split(":")
-    if module == "_celltypist":
-        pytest.importorskip("celltypist")
     found = getattr(import_module(f"benchmarks.accuracy.{module}"), function)
     inspect.signature(found).bind(None, seed=0, cores=1, **method.settings)
     assert method.source or method.is_ours

@@ -51,7 +51,7 @@ def write_report(
         summary, about = summarize(done, table, config)
         plot(table, summary.index, folder / "accuracy.png")
         sections += [
-            "## Summary\n\n" + about + "\n\n" + _format(summary),
+            "## Summary\n\n" + about + ("" if summary.empty else "\n\n" + _format(summary)),
             "![macro-F1 by method](accuracy.png)",
             "## Macro-F1\n\n" + _by_task(done, table, list(summary.index)),
         ]
@@ -98,6 +98,9 @@ def summarize(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> tuple[
     n_done = table.notna().sum()
     compared = n_done.index[n_done * 2 >= len(table)]  # a method that has begun would leave few tasks to the others
     common = table[compared].dropna()
+    if common.empty:
+        order = table[compared].mean().sort_values(ascending=False).index
+        return pd.DataFrame(index=order), "No task that all methods have finished: nothing can be compared."
     done = done[done["name"].isin(compared) & done["task"].isin(common.index)]
     by_task = done.groupby(["name", "task"])[["accuracy", "rare_recall", "n_rare", "ece", "fit_seconds"]].mean()
     by_task["seconds"] = by_task["fit_seconds"] + done.groupby(["name", "task"])["predict_seconds"].mean()
@@ -179,6 +182,10 @@ def _header(rows: pd.DataFrame, info: dict[str, Any]) -> str:
     sources = rows["source"].dropna().unique()
     if len(sources) > 1:
         lines.append(f"- **mixed**: the rows of transanno come from {len(sources)} states of its source")
+    n_data = rows.groupby("task")["data"].nunique()
+    if (n_data > 1).any():
+        changed = ", ".join(n_data.index[n_data > 1])
+        lines.append(f"- **mixed**: not all methods saw the same cells and genes; run them again on {changed}")
     return "\n".join(lines)
 
 

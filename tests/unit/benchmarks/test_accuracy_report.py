@@ -27,7 +27,7 @@ def make_row(task, name, macro_f1, *, seed=0, **changes):
         **{"definition": TASKS[task], "settings": {"C": 1}, "run": "m:f", "status": "ok", "key": f"{task}{name}{seed}"},
         **{"fit_seconds": 2.0, "predict_seconds": 1.0, "ece": 0.1, "peak_gib": 1.0, "data_gib": 0.2, "hours": 1.0},
         **{"per_type": {"a": [30, 5, 0.9, 0.9], "b": [3, 5, macro_f1, 0.9]}, "versions": {"numpy": "2.0"}, "cores": 1},
-        **{"date": "2026-01-01", "cpu": "a CPU", "python": "3.12", "load_before": 0.1, "source": None, "n_scored": 10},
+        **{"date": "2026-01-01", "cpu": "a CPU", "python": "3.12", "load_before": 0.1, "source": None, "data": "d"},
     }
     return {**row, **changes}
 
@@ -120,6 +120,14 @@ class TestWriteReport:
         assert table["macro_f1"].dropna().tolist() == [0.4, 0.6, 0.45, 0.7]
         assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
         assert capsys.readouterr().out.strip() == report.strip()
+
+    def test_rows_that_cannot_be_compared_are_named(self, write):
+        ours = [make_row("one", "ours", 0.5, seed=seed, source=str(seed)) for seed in (0, 1)]
+        folder = write(*ours, make_row("two", "LR", 0.5), make_row("two", "slow", 0.5, data="other"))
+        write_report(CONFIG, list(TASKS), list(METHODS), folder, {"command": ""})
+        assert "nothing can be compared" in (folder / "accuracy.md").read_text()
+        mixed = [line for line in (folder / "accuracy.md").read_text().splitlines() if "**mixed**" in line]
+        assert len(mixed) == 2 and "2 states of its source" in mixed[0] and mixed[1].endswith("again on two")
 
     def test_nothing_to_report(self, write):
         with pytest.raises(SystemExit, match="Nothing to report"):

@@ -140,7 +140,7 @@ class CelltypistMethod:
     def __init__(self, reference: AnnData, query: AnnData, options: Options) -> None:
         import celltypist
 
-        _mend_celltypist(celltypist)
+        mend_celltypist(celltypist)
         self.celltypist, self.options = celltypist, options
         self.raw_query = query
         self.reference, self.query = _log_normalized(reference), _log_normalized(query)
@@ -171,7 +171,7 @@ class CelltypistMethod:
 METHODS = {"transanno": TransAnnoMethod, "scANVI": ScanviMethod, "CellTypist": CelltypistMethod}
 
 
-def _mend_celltypist(celltypist: Any) -> None:
+def mend_celltypist(celltypist: Any) -> None:
     """Let CellTypist 1.7.1 train with scikit-learn 1.8 and later, which removed the argument ``multi_class``."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
@@ -216,12 +216,12 @@ def measure(method: str, folder: Path, options: Options) -> dict[str, Any]:
     memory = {"data": _current_memory()}
     _use_threads(options.cores)
     runner = METHODS[method](reference, query, options)
-    memory["imports"] = _peak_memory()
+    memory["imports"] = peak_memory()
 
     busy, own, start = _busy_seconds(), time.process_time(), time.perf_counter()
     n_visited = runner.fit()
     fit_seconds = time.perf_counter() - start
-    memory["fit"] = _peak_memory()
+    memory["fit"] = peak_memory()
 
     routes = runner.routes()
     accuracy = _accuracy(query, reference, np.asarray(routes[0].predict()))
@@ -237,7 +237,7 @@ def measure(method: str, folder: Path, options: Options) -> dict[str, Any]:
         "predict": predictions,
         "accuracy": accuracy,
         "cores_used_by_others": max(others, 0.0),
-        "memory": {**memory, "peak": _peak_memory()},
+        "memory": {**memory, "peak": peak_memory()},
     }
 
 
@@ -273,7 +273,7 @@ def _current_memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Largest resident memory of this process so far, in bytes; ``ru_maxrss`` would begin with the parent's."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024

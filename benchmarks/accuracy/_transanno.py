@@ -1,0 +1,86 @@
+"""transanno: the steps of ``tl.annotate``, and the same with parts added."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anndata as ad
+import scvi
+from anndata import AnnData
+
+import transanno
+from benchmarks._data import BATCH, LABEL
+from benchmarks.accuracy._methods import UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
+
+_TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
+    """What ``tl.annotate`` does, and without its refinement."""
+    model = _fit(reference, seed, train)
+    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
+
+
+def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
+    """With a batch column, which training on the query needs; with and without that."""
+    model = _fit(reference, seed, train, batch_key=BATCH)
+
+    def adapted(query: AnnData) -> Prediction:
+        scvi.settings.seed = seed
+        query_model = _load(selected(query), model)
+        query_model.train(**_TRAIN)
+        return from_probabilities(query_model.predict(soft=True, refine=True, key_added=None))
+
+    return {"": _predict(model, refine=True), " + query training": adapted}
+
+
+def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train: Any) -> Fitted:
+    """Pretrained on the ``cells`` of the reference, or of both sides, then all of it part of the prediction."""
+
+    def start(both: AnnData) -> transanno.TransAnno:
+        scvi.settings.seed = seed
+        transanno.TransAnnoPretrain.setup_anndata(both)
+        first = transanno.TransAnnoPretrain(both)
+        first.train(**train, **_TRAIN)
+        return _fit(reference, seed, train, pretrained=first)
+
+    if cells == "reference":
+        model = start(selected(reference))
+        return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
+    if cells != "both":
+        raise ValueError(f"cells = {cells!r}. Allowed: 'reference', 'both'.")
+
+    def predict(query: AnnData) -> Prediction:
+        both = ad.concat([selected(reference), selected(query)], index_unique="-", keys=["reference", "query"])
+        return _predict(start(both), refine=True)(query)
+
+    return {"": predict}
+
+
+def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **train: Any) -> Fitted:
+    """Another encoder; ``tl.fit_reference`` has the default one."""
+    scvi.settings.seed = seed
+    adata = selected(reference)
+    transanno.TransAnno.setup_anndata(adata, LABEL, UNLABELED)
+    model = transanno.TransAnno(adata, encoder=encoder)
+    model.train(**train, **_TRAIN)
+    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
+
+
+def _fit(reference: AnnData, seed: int, train: dict[str, Any], **options: Any) -> transanno.TransAnno:
+    # Only the selected genes, so that all methods have the same, also where batches would change the selection.
+    adata = selected(reference)
+    return transanno.tl.fit_reference(
+        adata, LABEL, unlabeled_category=UNLABELED, query_genes=adata.var_names, seed=seed, **options, **train, **_TRAIN
+    )
+
+
+def _load(query: AnnData, model: transanno.TransAnno) -> transanno.TransAnno:
+    return transanno.TransAnno.load_query_data(query, model, accelerator="cpu", unseen_labels="mask")
+
+
+def _predict(model: transanno.TransAnno, *, refine: bool) -> Predict:
+    def predict(query: AnnData) -> Prediction:
+        return from_probabilities(_load(selected(query), model).predict(soft=True, refine=refine, key_added=None))
+
+    return predict

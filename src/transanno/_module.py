@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS
 from transanno.nn import (
     ENCODERS,
     EncoderOutput,
     bin_expression,
     build_classifier,
     build_expression_head,
+    commonest_bins,
+    count_bins,
     default_head,
     encoder_arguments,
     normalize_counts,
@@ -29,8 +27,6 @@ from transanno.nn import (
 # Genes whose expression is predicted in one step where all genes can be hidden. Predicting all 2,000 costs more than
 # the encoder.
 _N_RECONSTRUCTED = 256
-# Cells whose expression is binned at once: the bins take twice the memory of the counts.
-_N_BINNED = 512
 
 
 class TransAnnoModule(BaseModuleClass):
@@ -248,20 +244,19 @@ class TransAnnoModule(BaseModuleClass):
 
     @torch.no_grad()
     def initialize_from_data(self, counts: Tensor, *, genes: bool) -> None:
-        """Start mean expression, and with ``genes`` the gene embeddings, from ``counts (n_obs, n_vars)``.
+        """Start mean expression, and with ``genes`` all that stands for a gene, from ``counts (n_obs, n_vars)``.
 
         Also notes every gene's commonest bin.
         """
-        self.commonest_bins.copy_(_commonest_bins(counts.to(self.device).masked_fill(self.is_missing, 0.0)))
-        expression = normalize_counts(counts.to(self.device), self.is_missing[None, :])
+        counts = counts.to(self.device).masked_fill(self.is_missing, 0.0)
+        n_per_bin, n_per_bin_expressed = count_bins(counts)
+        self.commonest_bins.copy_(commonest_bins(n_per_bin, n_per_bin_expressed))
+        expression = normalize_counts(counts, self.is_missing[None, :])
         if genes:
             self.encoder.initialize_genes(expression)
+            self.expression_head.initialize(n_per_bin)
         if self.classifier is not None:
             self.classifier.initialize(expression.mean(dim=0))
-
-    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As torch does; models that were saved before there were ``commonest_bins`` leave them unknown."""
-        return super().load_state_dict({"commonest_bins": self.commonest_bins, **state_dict}, *args, **kwargs)
 
     def freeze(self, freeze: str | None) -> None:
         """Let everything learn (None), all but the encoder, or of the encoder its ``tunable_layers`` only.
@@ -293,20 +288,3 @@ class TransAnnoModule(BaseModuleClass):
     def start_new_batches(self, n_reference_batches: int) -> None:
         """Start the rows of a query's batches at the embedding that stands for an unknown batch."""
         self.batch_embedding.weight[n_reference_batches:] = self.unknown_batch
-
-
-def _commonest_bins(counts: Tensor) -> Tensor:
-    """counts ``(n_obs, n_vars)`` -> each gene's commonest bin, in all cells and where it is expressed, ``(2, n_vars)``.
-
-    A gene that no cell expresses gets the commonest bin of all expressed genes in the second row.
-    """
-    n_per_bin = torch.zeros(2, N_BINS, counts.shape[1], dtype=torch.long, device=counts.device)
-    for cells in counts.split(_N_BINNED):
-        bins, is_expressed = bin_expression(cells, cells.sum(dim=1, keepdim=True)), cells > 0
-        for b in range(N_BINS):
-            n_per_bin[0, b] += (bins == b).sum(dim=0)
-            n_per_bin[1, b] += ((bins == b) & is_expressed).sum(dim=0)
-    commonest = n_per_bin.argmax(dim=1)
-    is_silent = n_per_bin[1].sum(dim=0) == 0
-    commonest[1, is_silent] = n_per_bin[1].sum(dim=1).argmax()
-    return commonest

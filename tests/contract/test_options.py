@@ -13,7 +13,6 @@ from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
 from transanno import TransAnno, TransAnnoPretrain
-from transanno.nn import ENCODERS
 from transanno.presets import PAPER
 
 
@@ -274,7 +273,7 @@ class TestReconstructionAccuracy:
 
     @pytest.mark.parametrize("plan_kwargs", MASKING, ids=["expressed", "uniform"])
     def test_of_cells_that_were_left_aside(self, plan_kwargs, small, fast):
-        """Enough training on data with a signal beats the guess, none does not."""
+        """The network starts as the guess; enough training on data with a signal beats it."""
         model = TransAnnoPretrain(two_kinds(97, 0), **small)
         model.train(1, plan_kwargs={"lr": 0.0, **plan_kwargs}, **fast)
         left_aside = two_kinds(101, 1)
@@ -282,7 +281,8 @@ class TestReconstructionAccuracy:
         model.train(15, plan_kwargs={"lr": 1e-2, **plan_kwargs}, **fast)
         trained = model.get_reconstruction_accuracy(left_aside)
         assert list(trained.index) == ["accuracy", "accuracy_commonest", "n_hidden"]
-        assert untrained["accuracy"] < untrained["accuracy_commonest"] < trained["accuracy"] < 1
+        assert untrained["accuracy"] == pytest.approx(untrained["accuracy_commonest"], abs=0.01)
+        assert untrained["accuracy_commonest"] + 0.03 < trained["accuracy"] < 1
         assert trained[1:].equals(untrained[1:])  # the same genes were hidden, and the guess does not learn
         n_expressed = int((left_aside.X > 0).sum())
         n_expected = 0.15 * n_expressed if plan_kwargs else 0.2 * 101 * 53
@@ -345,11 +345,8 @@ class TestPaper:
         "architecture",
         [
             pytest.param({}, id="slots"),
-            pytest.param(
-                {**PAPER.model, "n_hidden": 20, "n_layers": 2, "n_heads": 2},
-                id="performer",
-                marks=pytest.mark.skipif("performer" not in ENCODERS, reason="needs the Performer encoder"),
-            ),
+            # The paper's is ten times wider and three times deeper: minutes on a CPU.
+            pytest.param({**PAPER.model, "n_hidden": 20, "n_layers": 2, "n_heads": 2, "head_dim": 10}, id="performer"),
         ],
     )
     def test_pretrains_fine_tunes_and_predicts(self, architecture):

@@ -14,6 +14,8 @@ from transanno.nn._build import (
 from transanno.nn._encoder import EncoderOutput, SlotEncoder
 from transanno.nn._expression import (
     bin_expression,
+    commonest_bins,
+    count_bins,
     normalize_counts,
     sample_expressed_mask,
     sample_gene_mask,
@@ -44,6 +46,8 @@ __all__ = [
     "bin_expression",
     "build_classifier",
     "build_expression_head",
+    "commonest_bins",
+    "count_bins",
     "default_head",
     "draw_projection",
     "encoder_arguments",

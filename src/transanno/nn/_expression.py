@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from transanno._constants import N_BINS, TARGET_SUM
 
+# Cells whose expression is binned at once: the bins take twice the memory of the counts.
+_N_BINNED = 512
+
 
 def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
     """counts ``(n_obs, n_vars)`` -> the same cells sequenced less deeply, ``(n_obs, n_vars)``.
@@ -109,3 +112,25 @@ def bin_expression(counts: Tensor, total: Tensor, *, n_bins: int = N_BINS) -> Te
     """
     per_ten_thousand = counts * (TARGET_SUM / total.clamp_min(1.0))
     return torch.log2(1.0 + per_ten_thousand).floor().long().clamp_(0, n_bins - 1)
+
+
+def count_bins(counts: Tensor, *, n_bins: int = N_BINS) -> Tensor:
+    """counts ``(n_obs, n_vars)`` -> cells in each bin, all and expressing ones, int ``(2, n_bins, n_vars)``."""
+    n_per_bin = torch.zeros(2, n_bins, counts.shape[1], dtype=torch.long, device=counts.device)
+    for cells in counts.split(_N_BINNED):
+        bins, is_expressed = bin_expression(cells, cells.sum(dim=1, keepdim=True), n_bins=n_bins), cells > 0
+        for b in range(n_bins):
+            n_per_bin[0, b] += (bins == b).sum(dim=0)
+            n_per_bin[1, b] += ((bins == b) & is_expressed).sum(dim=0)
+    return n_per_bin
+
+
+def commonest_bins(n_per_bin: Tensor, n_per_bin_expressed: Tensor) -> Tensor:
+    """Cells in each bin ``(n_bins, n_vars)``, all and expressing ones -> each gene's commonest bin ``(2, n_vars)``.
+
+    A gene that no cell expresses gets the commonest bin of all expressed genes in the second row.
+    """
+    commonest = torch.stack([n_per_bin.argmax(dim=0), n_per_bin_expressed.argmax(dim=0)])
+    is_silent = n_per_bin_expressed.sum(dim=0) == 0
+    commonest[1, is_silent] = n_per_bin_expressed.sum(dim=1).argmax()
+    return commonest

@@ -107,6 +107,10 @@ class ExpressionHead(nn.Module):
         bins = bins.view(len(encoded.cell_state), self.n_bins, -1)
         return bins @ self.gene_embedding[genes].T + self.gene_bias[genes].T
 
+    def initialize(self, n_per_bin: Tensor) -> None:
+        """Start from how often each gene is in each bin ``(n_bins, n_vars)``: all that can be said of an unseen cell."""
+        self.gene_bias.copy_(((n_per_bin + 1) / (n_per_bin + 1).sum(dim=0)).log().T)
+
 
 class TokenExpressionHead(nn.Module):
     """tokens of genes ``(n_obs, n_tokens, n_hidden)`` -> bin logits ``(n_obs, n_bins + 1, n_genes)``.
@@ -125,3 +129,6 @@ class TokenExpressionHead(nn.Module):
         Returns ``(n_obs, n_bins + 1, n_genes)``.
         """
         return self.to_bins(encoded.tokens[:, genes]).transpose(1, 2)
+
+    def initialize(self, n_per_bin: Tensor) -> None:
+        """Keep the random start: nothing here belongs to one gene."""

@@ -147,3 +147,14 @@ class TestExpressionHead:
         encoded, batch = inputs
         genes = torch.arange(N_VARS)
         assert not torch.allclose(head(encoded, batch, genes), head(encoded, -batch, genes))
+
+
+def test_expression_starts_at_the_frequencies_of_the_bins():
+    n_per_bin = torch.tensor([[8, 0], [1, 4], [0, 5]])
+    head = ExpressionHead(n_latent=N_LATENT, n_hidden=4, n_vars=2, n_bins=3)
+    with torch.no_grad():
+        head.gene_embedding.zero_()
+        head.initialize(n_per_bin)
+    encoded = EncoderOutput(torch.zeros(1, 1, 4), torch.randn(1, N_LATENT))
+    probabilities = head(encoded, torch.randn(1, 4), torch.arange(2)).softmax(dim=1)[0]
+    torch.testing.assert_close(probabilities, torch.tensor([[9, 1], [2, 5], [1, 6]]) / 12)

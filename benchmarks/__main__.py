@@ -11,6 +11,7 @@ BENCHMARKS = {
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
     "ablation": "what each part of the default model is worth, over many tasks",
     "masked": "masked-expression pretraining, against always guessing each gene's commonest bin",
+    "paper": "the paper's network and training against the defaults, on mouse pancreas",
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "adaptation": "training on the unlabeled query: before, after, and undone by the guard",
 }

@@ -213,7 +213,7 @@ def measure(method: str, folder: Path, options: Options) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     reference, query = ad.read_h5ad(folder / "reference.h5ad"), ad.read_h5ad(folder / "query.h5ad")
-    memory = {"data": _current_memory()}
+    memory = {"data": current_memory()}
     _use_threads(options.cores)
     runner = METHODS[method](reference, query, options)
     memory["imports"] = peak_memory()
@@ -268,7 +268,7 @@ def _busy_seconds() -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def _current_memory() -> int:
+def current_memory() -> int:
     """Resident memory of this process now, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 

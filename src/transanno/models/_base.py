@@ -28,7 +28,7 @@ from transanno._saved_model import check_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
 from transanno._vocabulary import VOCABULARY_FILE, write_lines
 from transanno.models._datamodule import as_anndata_registry
-from transanno.nn import sparse_rows
+from transanno.models._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 _N_INITIALIZATION = 5000
 # Cells that a training run visits at least, small references many times over, and its bounds in epochs.
 _N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 90_000, 5, 120
-
-Minibatch = dict[str, torch.Tensor]
 
 
 class TransAnnoBase(BaseModelClass):
@@ -139,10 +137,10 @@ class TransAnnoBase(BaseModelClass):
             sample = np.arange(counts.shape[0])
             if len(sample) > _N_INITIALIZATION:
                 sample = np.sort(torch.randperm(len(sample))[:_N_INITIALIZATION].numpy())
-            dense = _as_tensor(_rows(counts, sample), sparse=False)
+            dense = as_tensor(take_rows(counts, sample), sparse=False)
         else:
             datamodule.setup("fit")
-            dense = _first_rows(datamodule.train_dataloader(), _N_INITIALIZATION)
+            dense = first_rows(datamodule.train_dataloader(), _N_INITIALIZATION)
         self.module.initialize_from_data(dense, genes=genes)
 
     # -- inference -----------------------------------------------------------------------------------------------
@@ -196,7 +194,7 @@ class TransAnnoBase(BaseModelClass):
         for start in range(0, len(indices), size):
             rows = indices[start : start + size]
             yield {
-                REGISTRY_KEYS.X_KEY: _as_tensor(_rows(counts, rows), sparse=reads_sparse),
+                REGISTRY_KEYS.X_KEY: as_tensor(take_rows(counts, rows), sparse=reads_sparse),
                 REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(batch[rows].astype(np.int64))[:, None],
             }
 
@@ -205,7 +203,7 @@ class TransAnnoBase(BaseModelClass):
         counts = self._registered_counts() if aligned is None else aligned.counts
         if sp.issparse(counts):
             return sp.csr_matrix(counts[indices], dtype=np.float32)
-        return sp.csr_matrix(_rows(counts, indices), dtype=np.float32)
+        return sp.csr_matrix(take_rows(counts, indices), dtype=np.float32)
 
     def _infer(
         self,
@@ -369,51 +367,3 @@ def default_max_epochs(n_obs: int) -> int:
 def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:
     """The user's plan arguments over our defaults."""
     return {**defaults, **merge_kwargs(plan_config, plan_kwargs, name="plan")}
-
-
-def as_positions(indices: Sequence[int] | np.ndarray | None, n_obs: int) -> np.ndarray:
-    """Positions, boolean mask or None -> integer positions."""
-    if indices is None:
-        return np.arange(n_obs)
-    selection = np.asarray(indices)
-    if selection.size == 0:
-        return np.zeros(0, dtype=int)
-    if selection.dtype == bool and len(selection) != n_obs:
-        raise IndexError(
-            f"indices is a mask of {len(selection)} cells, but there are {n_obs}. Give one value per cell."
-        )
-    return np.arange(n_obs)[selection]
-
-
-def _rows(counts: Any, rows: np.ndarray) -> Any:
-    """Rows of a sparse, dense or backed matrix, in the order of ``rows``."""
-    if isinstance(counts, np.ndarray) or sp.issparse(counts):
-        is_range = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows) and bool((np.diff(rows) == 1).all())
-        return counts[rows[0] : rows[-1] + 1] if is_range else counts[rows]  # a slice is four times as fast
-    # h5py and anndata's backed matrices want sorted unique rows
-    unique, inverse = np.unique(rows, return_inverse=True)
-    return counts[unique][inverse]
-
-
-def _as_tensor(counts: Any, *, sparse: bool) -> torch.Tensor:
-    """Matrix of counts -> float32 tensor, sparse CSR where both sides can be."""
-    if not (sparse and sp.issparse(counts)):
-        dense = counts.toarray() if sp.issparse(counts) else np.asarray(counts)
-        # Row by row, whatever the container: sums in another order round differently.
-        return torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
-    counts = counts.tocsr()
-    # anndata reads files with 64-bit offsets beside 32-bit positions; torch wants one type.
-    rows, genes = counts.indptr.astype(counts.indices.dtype, copy=False), counts.indices
-    values = counts.data.astype(np.float32, copy=False)
-    return sparse_rows(*map(torch.from_numpy, (rows, genes, values)), n_vars=counts.shape[1])
-
-
-def _first_rows(minibatches: Iterable[Minibatch], n_obs: int) -> torch.Tensor:
-    """Counts of the first cells of a loader, ``(≤ n_obs + one minibatch, n_vars)``."""
-    parts: list[torch.Tensor] = []
-    for tensors in minibatches:
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        parts.append(x.to_dense() if x.layout != torch.strided else x)
-        if sum(map(len, parts)) >= n_obs:
-            break
-    return torch.cat(parts).float()

@@ -14,7 +14,8 @@ from scvi import REGISTRY_KEYS
 from transanno._constants import KEY_ADDED
 from transanno._predictions import Predictions, check_unassigned_threshold
 from transanno._refine import refine_probabilities
-from transanno.models._base import Minibatch, TransAnnoBase, as_positions
+from transanno.models._base import TransAnnoBase
+from transanno.models._minibatches import Minibatch, as_positions
 
 
 class PredictionMixin(TransAnnoBase):

@@ -21,8 +21,9 @@ from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._seed import seeded
-from transanno.models._base import TransAnnoBase, as_positions, default_max_epochs, describe, plan_arguments
+from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
+from transanno.models._minibatches import as_positions
 
 logger = logging.getLogger(__name__)
 

@@ -71,6 +71,12 @@ class GeneMatch:
         return is_missing
 
     @property
+    def is_identity(self) -> bool:
+        """Whether the query's columns are the vocabulary, in its order."""
+        in_order = np.arange(len(self.vocabulary))
+        return self.n_query == len(in_order) and np.array_equal(self.vocabulary_columns, in_order)
+
+    @property
     def n_shared(self) -> int:
         """Number of vocabulary genes that were measured in the query."""
         return int(np.count_nonzero(~self.is_missing))
@@ -235,14 +241,17 @@ def align_counts(
     if matrix is None:
         raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
 
-    # A product with a 0/1 matrix sums duplicates and leaves missing genes empty, touching stored values only.
-    ones = np.ones(len(match.query_columns), dtype=np.float32)
-    selector = sp.csr_matrix(
-        (ones, (match.query_columns, match.vocabulary_columns)), shape=(match.n_query, len(match.vocabulary))
-    )
-    read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
-    aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
-    aligned.sort_indices()
+    if sp.issparse(matrix) and matrix.format == "csr" and match.is_identity:
+        aligned = sp.csr_matrix(_as_float32(matrix), copy=True)
+    else:
+        # A product with a 0/1 matrix sums duplicates and leaves missing genes empty, touching stored values only.
+        ones = np.ones(len(match.query_columns), dtype=np.float32)
+        selector = sp.csr_matrix(
+            (ones, (match.query_columns, match.vocabulary_columns)), shape=(match.n_query, len(match.vocabulary))
+        )
+        read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
+        aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
+    aligned.sum_duplicates()  # sorts indices, too
     _check_placeholders(aligned, match, name=name)
     return aligned
 

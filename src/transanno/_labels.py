@@ -11,6 +11,8 @@ def as_strings(column: pd.Series, *, missing: str) -> np.ndarray:
     is_missing = column.isna().to_numpy()
     values = column.astype(object).to_numpy(copy=True)
     values[is_missing] = missing
+    if pd.api.types.infer_dtype(values, skipna=False) == "string":
+        return values
     return np.array([_as_string(value) for value in values], dtype=object)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from anndata import AnnData
 
@@ -25,7 +26,7 @@ MOSTLY_FRACTIONAL = 0.5
 # Cells count as scaled to one total when their 5th and 95th percentile differ by less than this share of the median.
 EQUAL_TOTALS = 0.01
 
-_VALUES_PER_BLOCK = 2**22
+_VALUES_PER_BLOCK = 2**18
 _N_EXAMPLES = 5
 _N_LISTED = 10
 
@@ -88,21 +89,21 @@ def check_counts(matrix: np.ndarray | sp.spmatrix | sp.sparray, *, name: str) ->
     is_bad_row = np.zeros(matrix.shape[0], dtype=bool)
     example = np.nan
     for values, rows in _blocks(matrix):
-        is_finite = np.isfinite(values)
-        if not is_finite.all():
-            n_not_finite += int(np.count_nonzero(~is_finite))
-            is_bad_row[rows[~is_finite]] = True
-            values = values[is_finite]
         if values.size == 0:
             continue
-        minimum = min(minimum, float(values.min()))
-        maximum = max(maximum, float(values.max()))
-        n_nonzero += int(np.count_nonzero(values))
+        low, high = float(values.min()), float(values.max())
+        if not np.isfinite(low + high):  # NaN spreads
+            is_finite = np.isfinite(values)
+            n_not_finite += int(np.count_nonzero(~is_finite))
+            is_bad_row[rows()[~is_finite]] = True
+            continue
+        minimum, maximum = min(minimum, low), max(maximum, high)
         if values.dtype.kind == "f":
             is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
             if n_fractional == 0 and is_fractional.any():
                 example = float(values[is_fractional.argmax()])
             n_fractional += int(np.count_nonzero(is_fractional))
+            n_nonzero += int(np.count_nonzero(values))
 
     if n_not_finite:
         bad_rows = np.flatnonzero(is_bad_row)
@@ -157,7 +158,7 @@ def _common_total(matrix) -> float | None:
     """Median total per cell if (nearly) all non-empty cells share it; one cell alone cannot tell."""
     totals = np.zeros(matrix.shape[0])
     for values, rows in _blocks(matrix):
-        np.add.at(totals, rows, values.astype(np.float64))  # of equal dtypes it is much faster
+        np.add.at(totals, rows(), values.astype(np.float64))  # of equal dtypes it is much faster
     totals = totals[totals > 0]
     if totals.size < 2:
         return None
@@ -185,23 +186,23 @@ def _as_compressed_or_dense(matrix, *, name: str):
     return matrix
 
 
-def _blocks(matrix) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stored values in pieces of bounded size, each with the row (cell) of every value."""
+def _blocks(matrix) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
+    """Stored values in pieces of bounded size, each with a way to the row (cell) of every value."""
     is_sparse = sp.issparse(matrix)
     n_major = matrix.shape[1] if is_sparse and matrix.format == "csc" else matrix.shape[0]
     n_stored = matrix.data.size if is_sparse else matrix.size
     step = max(1, n_major * _VALUES_PER_BLOCK // max(n_stored, 1))
     for start in range(0, n_major, step):
         stop = min(start + step, n_major)
+        majors = np.arange(start, stop)
         if not is_sparse:
-            yield matrix[start:stop].ravel(), np.repeat(np.arange(start, stop), matrix.shape[1])
+            yield matrix[start:stop].ravel(), partial(np.repeat, majors, matrix.shape[1])
             continue
         stored = slice(matrix.indptr[start], matrix.indptr[stop])
         if matrix.format == "csc":
-            rows = matrix.indices[stored]
+            yield matrix.data[stored], partial(np.array, matrix.indices[stored])
         else:
-            rows = np.repeat(np.arange(start, stop), np.diff(matrix.indptr[start : stop + 1]))
-        yield matrix.data[stored], rows
+            yield matrix.data[stored], partial(np.repeat, majors, np.diff(matrix.indptr[start : stop + 1]))
 
 
 def check_not_empty(adata: AnnData, *, name: str) -> None:

@@ -149,6 +149,7 @@ class TestImports:
         allowed = {
             "torch",
             "transanno",
+            "contextlib",
             "inspect",
             "math",
             "warnings",

@@ -326,16 +326,22 @@ class TestAlign:
         assert fingerprint(adata) == before
         assert adata.X is x
 
-    def test_unsorted_indices_with_duplicate_entries_are_summed_and_left_alone(self, match):
+    @pytest.mark.parametrize("genes", [QUERY, HUMAN], ids=["other genes", "the model's genes"])
+    @pytest.mark.parametrize("dtype", ["float32", "uint8"])
+    def test_unsorted_indices_with_duplicate_entries_are_summed_and_left_alone(self, genes, dtype):
         rng = np.random.default_rng(7)
-        indices = rng.integers(0, len(QUERY), size=N_OBS * 50)
-        data = rng.integers(1, 5, size=N_OBS * 50).astype(np.float32)
-        x = sp.csr_matrix((data, indices, np.arange(N_OBS + 1) * 50), shape=(N_OBS, len(QUERY)))
-        expected = align_slowly(x.toarray(), QUERY, HUMAN)
-        adata = make_adata(x, QUERY)
+        indices = rng.integers(0, len(genes), size=N_OBS * 50)
+        data = rng.integers(100, 200, size=N_OBS * 50).astype(dtype)
+        x = sp.csr_matrix((data, indices, np.arange(N_OBS + 1) * 50), shape=(N_OBS, len(genes)))
+        expected = align_slowly(x.astype(np.float32).toarray(), genes, HUMAN)
+        adata = make_adata(x, genes)
         before = fingerprint(adata)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".* occur more than once in query")
+            match = match_genes(genes, HUMAN)
         aligned = align_counts(adata, match)
         np.testing.assert_array_equal(aligned.toarray(), expected)
+        assert aligned.has_canonical_format
         assert fingerprint(adata) == before
 
     def test_aligned_counts_do_not_share_memory_with_the_input(self):

@@ -220,7 +220,7 @@ class TransAnnoBase(BaseModelClass):
         minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
         parts = []
         self.module.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), self.module.encoder.fixed_weights():
             for tensors in minibatches:
                 inputs = self.module._get_inference_input(tensors)
                 parts.append(self.module.inference(**inputs, is_missing=is_missing)[output].float().cpu().numpy())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,10 @@ class SlotEncoder(nn.Module):
     def gene_embedding(self) -> nn.Parameter:
         """``(n_vars, n_hidden)``, one row per gene."""
         return self.attention.gene_embedding
+
+    def fixed_weights(self) -> AbstractContextManager[None]:
+        """-> context in which weights do not change, so that what depends on them alone is computed once."""
+        return self.attention.fixed_weights()
 
     @property
     def tunable_layers(self) -> list[nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +114,10 @@ class PerformerEncoder(nn.Module):
     def inference_batch_size(self) -> int:
         """Cells that fit into one pass of inference."""
         return min(max(_N_FEATURE_ENTRIES // self._n_features_per_cell, 1), _MAX_INFERENCE_BATCH_SIZE)
+
+    def fixed_weights(self) -> AbstractContextManager[None]:
+        """-> context in which weights do not change; there is nothing to compute ahead."""
+        return nullcontext()
 
     @property
     def tunable_layers(self) -> list[nn.Module]:

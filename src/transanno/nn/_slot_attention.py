@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,20 +46,38 @@ class SlotAttention(nn.Module):
         self.query = nn.Parameter(torch.randn(n_slots, n_hidden))
         self.log_silent_weight = nn.Parameter(torch.full((n_slots,), -3.0))
         self.slot_embedding = nn.Parameter(0.02 * torch.randn(n_slots, n_hidden))
+        self._fixed_table: Tensor | None = None
 
     def gene_slot_weights(self) -> Tensor:
         """-> attention weights before expression, ``(n_vars, n_slots)``, largest of a slot = 1."""
         logits = self.to_key(self.norm(self.gene_embedding)) @ self.query.T / math.sqrt(self.n_hidden)
         return (logits - logits.amax(dim=0, keepdim=True)).exp()
 
-    def forward(self, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> ``(n_obs, n_slots, n_hidden)``."""
+    def gene_table(self) -> Tensor:
+        """-> all that does not depend on the cell: each gene's weighted values and weights.
+
+        ``(n_vars, n_slots * n_hidden + n_slots)``
+        """
         weights = self.gene_slot_weights()
         values = self.to_value(self.norm(self.gene_embedding))
-        weighted_values = (weights[:, :, None] * values[:, None, :]).flatten(1)  # (n_vars, n_slots * n_hidden)
-        sums = sum_over_genes(expression, torch.cat([weighted_values, weights], dim=1))
+        weighted_values = (weights[:, :, None] * values[:, None, :]).flatten(1)
+        return torch.cat([weighted_values, weights], dim=1)
+
+    @contextmanager
+    def fixed_weights(self) -> Iterator[None]:
+        """Compute the gene table once for all that is done inside; the weights must not change meanwhile."""
+        self._fixed_table = self.gene_table()
+        try:
+            yield
+        finally:
+            self._fixed_table = None
+
+    def forward(self, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> ``(n_obs, n_slots, n_hidden)``."""
+        table = self.gene_table() if self._fixed_table is None else self._fixed_table
+        sums = sum_over_genes(expression, table)
         numerator = sums[:, : -self.n_slots].unflatten(1, (self.n_slots, self.n_hidden))
-        measured = (~is_masked).to(weights.dtype)
-        silent = self.log_silent_weight.exp() * (measured @ weights)  # (n_obs | 1, n_slots)
+        measured = (~is_masked).to(table.dtype)
+        silent = self.log_silent_weight.exp() * (measured @ table[:, -self.n_slots :])  # (n_obs | 1, n_slots)
         denominator = (sums[:, -self.n_slots :] + silent).clamp_min(_TINY)
         return numerator / denominator[:, :, None] + self.slot_embedding

@@ -18,7 +18,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.n_heads = n_heads
         self.attention_norm = nn.LayerNorm(n_hidden)
-        self.to_qkv = nn.Linear(n_hidden, 3 * n_hidden)
+        self.to_qkv = nn.Linear(n_hidden, 3 * n_hidden, bias=False)
         self.to_out = nn.Linear(n_hidden, n_hidden)
         self.feed_forward_norm = nn.LayerNorm(n_hidden)
         self.feed_forward = nn.Sequential(

@@ -124,3 +124,14 @@ def test_large_logits_do_not_overflow(expression):
         attention.query.mul_(1e4)
     result = attention(expression.float(), torch.zeros(1, N_VARS, dtype=torch.bool))
     assert torch.isfinite(result).all()
+
+
+def test_fixed_weights_change_nothing_and_come_to_an_end(attention, expression):
+    is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
+    expected = attention(expression, is_masked)
+    with attention.fixed_weights():
+        torch.testing.assert_close(attention(expression, is_masked), expected)
+        with torch.no_grad():
+            attention.gene_embedding.add_(1.0 * torch.randn_like(attention.gene_embedding))
+        torch.testing.assert_close(attention(expression, is_masked), expected)
+    assert not torch.allclose(attention(expression, is_masked), expected)

@@ -18,7 +18,7 @@ def test_equals_multihead_attention_of_torch(n_hidden, n_heads):
     attention.load_state_dict(
         {
             "in_proj_weight": block.to_qkv.weight,
-            "in_proj_bias": block.to_qkv.bias,
+            "in_proj_bias": torch.zeros(3 * n_hidden, dtype=torch.float64),
             "out_proj.weight": block.to_out.weight,
             "out_proj.bias": block.to_out.bias,
         }

@@ -281,7 +281,7 @@ class TestReconstructionAccuracy:
         model.train(15, plan_kwargs={"lr": 1e-2, **plan_kwargs}, **fast)
         trained = model.get_reconstruction_accuracy(left_aside)
         assert list(trained.index) == ["accuracy", "accuracy_commonest", "n_hidden"]
-        assert untrained["accuracy"] == pytest.approx(untrained["accuracy_commonest"], abs=0.01)
+        assert untrained["accuracy"] == pytest.approx(untrained["accuracy_commonest"], abs=0.03)
         assert untrained["accuracy_commonest"] + 0.03 < trained["accuracy"] < 1
         assert trained[1:].equals(untrained[1:])  # the same genes were hidden, and the guess does not learn
         n_expressed = int((left_aside.X > 0).sum())

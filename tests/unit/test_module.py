@@ -348,7 +348,7 @@ class TestFreeze:
         assert trainable() == always
         module.freeze("partial")
         assert trainable() == always | last
-        assert len(last) == 2 + 12 * (n_layers > 0)
+        assert len(last) == 2 + 11 * (n_layers > 0)
         module.freeze(None)
         assert trainable() == names
 

@@ -52,7 +52,7 @@ class TransAnno(PretrainedMixin):
     n_latent
         Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots, only with slots. Default: 8.
+        Number of slots, only with slots. Default: 6.
     n_layers
         Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads

@@ -46,7 +46,7 @@ class SlotEncoder(nn.Module):
         n_vars: int,
         n_hidden: int = 64,
         n_latent: int = 64,
-        n_slots: int = 8,
+        n_slots: int = 6,
         n_layers: int = 2,
         n_heads: int = 2,
     ) -> None:

@@ -67,7 +67,8 @@ VARIANTS = {
     "no wide path": Variant(callbacks=(_NoWidePath(),)),
     "random gene embeddings": Variant(patch=_random_gene_embeddings),
     "no Transformer layers": Variant(model={"n_layers": 0}),
-    "16 slots": Variant(model={"n_slots": 16}),
+    "one Transformer layer": Variant(model={"n_layers": 1}),
+    "8 slots": Variant(model={"n_slots": 8}),
     "no class balance": Variant(splitter={"class_balance": 0.0}),
 }
 

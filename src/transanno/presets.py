@@ -17,6 +17,7 @@ class Preset:
     Examples
     --------
     >>> from transanno.presets import PAPER
+    >>> transanno.TransAnnoPretrain.setup_anndata(atlas)
     >>> pretrained = transanno.TransAnnoPretrain(atlas, **PAPER.model)
     >>> pretrained.train(**PAPER.pretrain)
     >>> model = transanno.TransAnno.from_pretrained(pretrained, reference, labels_key="cell_type")
@@ -91,6 +92,7 @@ PAPER = Preset(
 
 Departures: a share of 0.2 of the reference is left aside for early stopping and nothing for a test (that is up to the
 caller), genes that are hidden do not enter the total that a cell's counts are scaled by, the limit of 100 epochs for
-fine-tuning is ours, and so is ``batch_dropout``: the paper knows no batches. Every option works with the default
+fine-tuning is ours, and so are ``batch_dropout`` (the paper knows no batches), Adam's betas of (0.9, 0.98) and the
+gradient clip of 1.0 in fine-tuning. Every option works with the default
 encoder, too; leave ``PAPER.model`` out.
 """

@@ -13,17 +13,15 @@ from anndata import AnnData
 
 from transanno._checkpoint import Checkpoint
 from transanno._validation import check_unique_genes
+from transanno._vocabulary import read_vocabulary
 from transanno.models._base import TransAnnoBase
 
 _Model = TypeVar("_Model", bound=TransAnnoBase)
 
 
 def read_genes(genes: Sequence[str] | str | Path, checkpoint: Checkpoint) -> list[str]:
-    """Names, or a text file with a name per line -> as many unique names as the checkpoint has genes."""
-    if isinstance(genes, str | Path):
-        names = [line.strip() for line in Path(genes).read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        names = [str(gene) for gene in genes]
+    """Names, or a file that :func:`read_vocabulary` takes -> as many unique names as the checkpoint has genes."""
+    names = list(read_vocabulary(genes)) if isinstance(genes, str | Path) else [str(gene) for gene in genes]
     check_unique_genes(names, name="genes")
     if len(names) != checkpoint.n_vars:
         raise ValueError(

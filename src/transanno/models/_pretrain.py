@@ -262,7 +262,8 @@ class TransAnnoPretrain(TransAnnoBase):
             File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
             ``"state_dict"``. It is read with ``weights_only=True``.
         genes
-            Names of the genes in the order of their positions, or a text file with a name per line.
+            Names of the genes in the order of their positions, or a file of them, see
+            :func:`transanno.pp.read_vocabulary`.
 
         Returns
         -------

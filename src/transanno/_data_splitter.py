@@ -193,6 +193,13 @@ class AnnotationDataSplitter(DataSplitter):
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label
         self.distributed_sampler = distributed_sampler
+        if distributed_sampler:
+            warnings.warn(
+                "Training is distributed over several processes: cells are drawn as they are in the data, and class_balance "
+                "and n_samples_per_label have no effect.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Split the cells into train, validation and test."""

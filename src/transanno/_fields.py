@@ -18,6 +18,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
 from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
+from transanno._genes import check_unmeasured, missing_genes
 from transanno._labels import as_strings
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 
@@ -44,17 +45,20 @@ class GeneLayerField(LayerField):
         check_unique_genes(adata.var_names, name="adata")
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
         counts = self.get_field_data(adata)
+        is_missing = missing_genes(adata.var)
         if adata.isbacked:  # a chunk at a time: the file may be larger than the memory
             has_counts = False
             for start in range(0, adata.n_obs, _ROWS_PER_CHECK):
                 chunk = counts[start : start + _ROWS_PER_CHECK]
                 if (chunk != 0).sum() > 0:  # one chunk may be empty; NaN is not zero
                     check_counts(chunk, name=name)
+                    check_unmeasured(chunk, is_missing, adata.var_names, name="adata")
                     has_counts = True
             if not has_counts:
                 check_counts(counts[:_ROWS_PER_CHECK], name=name)
         else:
             check_counts(counts, name=name)
+            check_unmeasured(counts, is_missing, adata.var_names, name="adata")
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Register ``adata_target`` if it has the model's genes in the model's order, else raise."""

@@ -11,7 +11,7 @@ import logging
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -252,22 +252,24 @@ def align_counts(
         read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
         aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
     aligned.sum_duplicates()  # sorts indices, too
-    _check_placeholders(aligned, match, name=name)
+    # A gene can have a placeholder and a column of its own beside it.
+    is_placeholder = np.zeros(len(match.vocabulary), dtype=bool)
+    is_placeholder[match.vocabulary_columns[match.is_placeholder]] = True
+    check_unmeasured(aligned, is_placeholder & match.is_missing, match.vocabulary, name=name)
     return aligned
 
 
-def _check_placeholders(aligned: sp.csr_matrix, match: GeneMatch, *, name: str) -> None:
+def check_unmeasured(counts: Any, is_missing: np.ndarray, genes: pd.Index, *, name: str) -> None:
     """Raise if values stand where nothing was measured: masking them would lose them without a word."""
-    # A gene can have a placeholder and a column of its own beside it.
-    columns = np.intersect1d(match.vocabulary_columns[match.is_placeholder], np.flatnonzero(match.is_missing))
+    columns = np.flatnonzero(is_missing)
     if columns.size == 0:
         return
-    is_filled = (aligned[:, columns] != 0).getnnz(axis=0) > 0
+    is_filled = np.asarray((counts[:, columns] != 0).sum(axis=0)).ravel() > 0
     if is_filled.any():
         raise ValueError(
             f'{np.count_nonzero(is_filled)} gene(s) of {name} have counts, although var["{IS_MISSING_KEY}"] says that '
-            f"they were not measured: {_examples(match.vocabulary[columns[is_filled]])}. Set it to False for genes that "
-            "were measured, or delete the column if it describes other data."
+            f"they were not measured: {_examples(genes[columns[is_filled]])}. Set it to False for genes that were "
+            "measured, or delete the column if it describes other data."
         )
 
 

@@ -124,6 +124,8 @@ class TransAnnoModule(BaseModuleClass):
         module's own set of unmeasured genes. ``is_hidden`` of the result is True at the genes to predict, of which
         a few may have stayed visible.
         """
+        if x.layout != torch.strided and not (x.layout == torch.sparse_csr and self.encoder.reads_sparse):
+            x = x.to_dense()
         missing = (self.is_missing if is_missing is None else is_missing)[None, :]
         is_target = is_replaced = torch.zeros_like(missing)
         if masked_fraction > 0.0:
@@ -163,7 +165,7 @@ class TransAnnoModule(BaseModuleClass):
         self, z: Tensor, tokens: Tensor, batch_index: Tensor, is_hidden: Tensor, genes: Tensor | None = None
     ) -> dict[str, Tensor]:
         """State ``(n_obs, n_latent)``, tokens -> bin logits ``(n_obs, n_bins, n_genes)`` of ``genes``, or of a random few."""
-        if len(is_hidden) != len(z):  # nothing hidden, nothing to predict
+        if len(is_hidden) != len(z) or (len(z) == 1 and not is_hidden.any()):  # nothing hidden, nothing to predict
             return {}
         if genes is None:
             genes = torch.randperm(self.n_input, device=z.device)[:_N_RECONSTRUCTED]

@@ -136,7 +136,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         Without labels the only loss is that of hidden genes, so then validation cells hide genes too.
         """
         inference_kwargs = self.augmentation if self.training else {}
-        if not self.training and self.validation_f1 is None:
+        if not self.training and (self.validation_f1 is None or not self.loss_kwargs["use_labels"]):
             inference_kwargs = self.masking
         return self.module(tensors, inference_kwargs=inference_kwargs, loss_kwargs=loss_kwargs)
 

@@ -164,7 +164,7 @@ class TestModel:
         pretrained.save(tmp_path / "model")
         model = TransAnno.from_pretrained(tmp_path / "model", reference, "cell_type", batch_key="batch")
         assert torch.equal(model.module.encoder.gene_embedding, original.pos_emb.emb.weight[:-1])
-        model.train(10, plan_kwargs={"lr": 1e-3}, **fast)
+        model.train(30, plan_kwargs={"lr": 3e-3}, **fast)
         assert (model.predict(query) == query.obs["cell_type"]).mean() > 0.6
 
     def test_encoder_of_a_fine_tuned_one(self, path, query, finetuned):

@@ -119,10 +119,10 @@ class TestAnnotate:
         assert err == ""
 
     def test_cells_below_the_threshold_are_unassigned(self, files: Path, saved_reference, capsys) -> None:
-        assert main(annotate_by_model(saved_reference, "--unassigned-threshold", "0.9", "--no-refine")) == 0
+        assert main(annotate_by_model(saved_reference, "--unassigned-threshold", "0.99", "--no-refine")) == 0
         obs = ad.read_h5ad("out.h5ad").obs
         is_unassigned = obs["transanno"] == "Unassigned"
-        np.testing.assert_array_equal(is_unassigned, obs["transanno_confidence"] < 0.9)
+        np.testing.assert_array_equal(is_unassigned, obs["transanno_confidence"] < 0.99)
         assert is_unassigned.any()
         assert f"coverage: {1 - is_unassigned.mean():.4f}, accuracy where assigned:" in capsys.readouterr().out
 

@@ -14,7 +14,7 @@ from transanno._cli._console import Console
 from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
 from transanno._cli._progress import progress_arguments
-from transanno._constants import CONFIDENCE_SUFFIX
+from transanno._constants import CONFIDENCE_SUFFIX, UNASSIGNED_CATEGORY
 from transanno._demo import LABELS_KEY, load_demo
 from transanno._genes import missing_genes
 from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
@@ -22,6 +22,7 @@ from transanno._labels import as_strings
 from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
 from transanno._validation import check_obs_column, check_unique_genes
+from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
 from transanno.models import TransAnno
 from transanno.tl._reference import reference_types
@@ -162,9 +163,9 @@ def _report(
     if not np.isin(truth, model.labels).any():
         console.detail(f"No scores: no cell has a label in obs[{labels_key!r}] that the model knows.")
         return
-    scores = tl.evaluate(
-        query, labels_key, key_added=key_added, labels=model.labels, unlabeled_category=unlabeled_category
-    )
+    # A cell that someone left unassigned has no type to be right about.
+    truth[(truth == UNASSIGNED_CATEGORY) & ~np.isin(truth, model.labels)] = unlabeled_category
+    scores = evaluate(truth, predicted, labels=model.labels, unlabeled_category=unlabeled_category)
     console.result(scores.headline if console.quiet else str(scores))
 
 

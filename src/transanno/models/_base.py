@@ -17,6 +17,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
@@ -130,17 +131,15 @@ class TransAnnoBase(BaseModelClass):
         var = rna_modality(self.adata, self._spec, name="adata").var
         self.module.is_missing.copy_(torch.from_numpy(missing_genes(var)))
 
-    def _initialize_module(self, datamodule: Any = None, *, genes: bool) -> None:
-        """Start gene embeddings and mean expression from a sample of the training data."""
-        if datamodule is None:
-            counts = self._registered_counts()
-            sample = np.arange(counts.shape[0])
-            if len(sample) > _N_INITIALIZATION:
-                sample = np.sort(torch.randperm(len(sample))[:_N_INITIALIZATION].numpy())
-            dense = as_tensor(take_rows(counts, sample), sparse=False)
+    def _initialize_module(self, data_splitter: Any, *, genes: bool) -> None:
+        """Start gene embeddings and mean expression from a sample of the training cells, validation cells left out."""
+        data_splitter.setup("fit")
+        if isinstance(data_splitter, DataSplitter):
+            sample = np.asarray(data_splitter.train_idx, dtype=int)
+            sample = np.sort(sample[torch.randperm(len(sample))[:_N_INITIALIZATION].numpy()])
+            dense = as_tensor(take_rows(self._registered_counts(), sample), sparse=False)
         else:
-            datamodule.setup("fit")
-            dense = first_rows(datamodule.train_dataloader(), _N_INITIALIZATION)
+            dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION)
         self.module.initialize_from_data(dense, genes=genes)
 
     # -- inference -----------------------------------------------------------------------------------------------

@@ -46,6 +46,9 @@ def as_tensor(counts: Any, *, sparse: bool) -> torch.Tensor:
         # Row by row, whatever the container: sums in another order round differently.
         return torch.from_numpy(np.ascontiguousarray(dense, dtype=np.float32))
     counts = counts.tocsr()
+    if not counts.has_canonical_format:  # the logarithm of a sum is not that of its parts
+        counts = counts.copy()
+        counts.sum_duplicates()
     # anndata reads files with 64-bit offsets beside 32-bit positions; torch wants one type.
     rows, genes = counts.indptr.astype(counts.indices.dtype, copy=False), counts.indices
     values = counts.data.astype(np.float32, copy=False)

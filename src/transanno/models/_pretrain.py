@@ -24,6 +24,7 @@ from transanno._seed import seeded
 from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
 from transanno.models._minibatches import as_positions
+from transanno.presets import PAPER
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class TransAnnoPretrain(TransAnnoBase):
                     **(datasplitter_kwargs or {}),
                 )
         if not self.is_trained_:
-            self._initialize_module(datamodule, genes=True)
+            self._initialize_module(splitter, genes=True)
         plan = self._run_training(
             splitter,
             max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells),
@@ -218,8 +219,8 @@ class TransAnnoPretrain(TransAnnoBase):
 
         Returns
         -------
-        ``"accuracy"`` and ``"accuracy_commonest"``, shares in [0, 1] (the latter NaN for a model that was saved before
-        the bins were counted), and ``"n_hidden"``, the number of hidden genes that they are shares of.
+        ``"accuracy"`` and ``"accuracy_commonest"``, shares in [0, 1] (the latter NaN for an original checkpoint,
+        whose training data are not here), and ``"n_hidden"``, the number of hidden genes that they are shares of.
 
         Raises
         ------
@@ -290,6 +291,8 @@ class TransAnnoPretrain(TransAnnoBase):
             model={"encoder": "performer", **checkpoint.architecture},
         )
         load_weights(model.module, checkpoint)
+        plan = PAPER.pretrain["plan_kwargs"]
+        model.masking_ = {name: plan[name] for name in ("masked_fraction", "replace_probability")}
         if not checkpoint.has_expression_head:
             warnings.warn(
                 f"{path} is not from pretraining: it cannot predict the expression of hidden genes. That part of the "

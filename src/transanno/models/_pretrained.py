@@ -28,6 +28,8 @@ class PretrainedMixin(QueryMappingMixin):
 
     # Whether gene embeddings come from pretraining, so that training does not start them from the data.
     was_pretrained_: bool
+    # Genes that pretraining has not seen.
+    n_new_genes_: int = 0
 
     @classmethod
     def from_pretrained(
@@ -81,6 +83,7 @@ class PretrainedMixin(QueryMappingMixin):
         )
         logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
         model.was_pretrained_ = True
+        model.n_new_genes_ = len(model.genes) - match.n_shared
         return model
 
     @classmethod

@@ -14,6 +14,7 @@ from mudata import MuData
 from scvi.model.base import ArchesMixin
 
 from transanno._genes import match_genes, missing_genes
+from transanno._labels import as_strings
 from transanno._query import DataSpec, align
 from transanno.models._base import as_model, ignored_gene_warnings
 from transanno.models._prediction import PredictionMixin
@@ -174,5 +175,5 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
 def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:
     """Turn labels that the model does not know into the unlabeled category, in our copy of ``obs``."""
     if spec.labels_key in obs:
-        labels = obs[spec.labels_key]
-        obs[spec.labels_key] = labels.where(labels.astype(str).isin(classes.astype(str)), unlabeled_category)
+        labels = as_strings(obs[spec.labels_key], missing=unlabeled_category)
+        obs[spec.labels_key] = np.where(np.isin(labels, classes.astype(str)), labels, unlabeled_category)

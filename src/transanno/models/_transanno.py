@@ -245,7 +245,15 @@ class TransAnno(PretrainedMixin):
             if datamodule is None:
                 self._warn_if_confounded()
             if not self.is_trained_:
-                self._initialize_module(datamodule, genes=not self.was_pretrained_)
+                self._initialize_module(splitter, genes=not self.was_pretrained_)
+            if freeze is not None and self.n_new_genes_:
+                warnings.warn(
+                    f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "
+                    f"{len(self.genes)} genes were not in pretraining: theirs stay random. Restrict the reference to the "
+                    "pretrained genes, or train without freeze.",
+                    UserWarning,
+                    stacklevel=2,
+                )
             self.module.freeze(freeze)
         weights = self.module.batch_embedding.weight.detach().clone()
         before = self._registered_probabilities() if is_guarded else None

@@ -63,6 +63,8 @@ class ConvHead(nn.Module):
         first, second = _CONV_HEAD_WIDTHS
         # A convolution whose kernel spans the width is a linear map.
         self.convolution = nn.Linear(n_hidden, 1)
+        # There is one rectified channel: were it negative for all tokens at the start, it would never learn.
+        nn.init.ones_(self.convolution.bias)
         self.perceptron = nn.Sequential(
             nn.Linear(n_tokens, first),
             nn.ReLU(),

@@ -126,6 +126,13 @@ class TestAnnotate:
         assert is_unassigned.any()
         assert f"coverage: {1 - is_unassigned.mean():.4f}, accuracy where assigned:" in capsys.readouterr().out
 
+    def test_cells_that_nobody_assigned_are_left_out_of_the_scores(self, files, saved_reference, query, capsys) -> None:
+        query.obs["cell_type"] = query.obs["cell_type"].astype(str)
+        query.obs.iloc[:7, query.obs.columns.get_loc("cell_type")] = "Unassigned"
+        write_h5ad(query, "query.h5ad")
+        assert main(annotate_by_model(saved_reference)) == 0
+        assert f"labeled cells: {query.n_obs - 7}, types: 3" in capsys.readouterr().out
+
     @pytest.mark.parametrize("value", ["1.5", "-1", "half", "nan"])
     def test_a_threshold_is_a_probability(self, value: str, files: Path, saved_reference, capsys) -> None:
         message = complaint(annotate_by_model(saved_reference, f"--unassigned-threshold={value}"), capsys)

@@ -234,6 +234,16 @@ class TestFreeze:
         with pytest.raises(ValueError, match="neither pretrained nor trained"):
             new_model.train(1, freeze="encoder", **fast)
 
+    def test_genes_that_pretraining_has_not_seen_are_warned_of(self, reference, small, fast):
+        more = reference.copy()
+        more.var_names = [*reference.var_names[:-2], "new1", "new2"]
+        TransAnnoPretrain.setup_anndata(reference)
+        pretrained = TransAnnoPretrain(reference, **small)
+        pretrained.train(1, **fast)
+        model = TransAnno.from_pretrained(pretrained, more, "cell_type")
+        with pytest.warns(UserWarning, match="2 of 53 genes were not in pretraining"):
+            model.train(1, freeze="partial", **fast)
+
     def test_unknown_word(self, from_pretrained, fast):
         with pytest.raises(ValueError, match="freeze='all' is not known. Allowed: 'encoder', 'partial'"):
             from_pretrained.train(1, freeze="all", **fast)

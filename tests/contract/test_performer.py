@@ -125,3 +125,16 @@ class TestRefused:
         TransAnno.setup_anndata(reference, "cell_type")
         with pytest.raises(ValueError, match=message):
             TransAnno(reference, **arguments)
+
+
+def test_sparse_minibatches(reference, fast):
+    TransAnno.setup_anndata(reference, "cell_type")
+    model = TransAnno(reference, **PERFORMER)
+    model.train(1, **fast)
+    minibatches = [
+        {"X": torch.from_numpy(reference.X[:40].toarray()).to_sparse(layout=layout), "batch": torch.zeros(40, 1)}
+        for layout in (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
+    ]
+    expected = model.predict(indices=np.arange(40), soft=True, key_added=None)
+    for minibatch in minibatches:
+        np.testing.assert_allclose(model.predict(dataloader=[minibatch], soft=True), expected, atol=1e-5)

@@ -154,6 +154,21 @@ class TestLabels:
         np.testing.assert_allclose(probabilities(query_model), expected, atol=1e-6)
         assert changed(before, query) == set()
 
+    def test_masking_reads_numbers_as_setup_does(self, reference, query, small, fast):
+        """One missing value makes floats of integers: 1.0 is still the label 1."""
+        codes = {"B cell": 1, "NK cell": 2, "T cell": 3}
+        for adata in (reference, query):
+            adata.obs["cell_type"] = adata.obs["cell_type"].map(codes).astype(int)
+        TransAnno.setup_anndata(reference, "cell_type")
+        model = TransAnno(reference, **small)
+        model.train(1, **fast)
+        query.obs["cell_type"] = query.obs["cell_type"].astype(float).where(np.arange(query.n_obs) > 0)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="1 cells have no value")
+            query_model = TransAnno.load_query_data(query, model, unseen_labels="mask")
+        labels = np.asarray(query_model.adata_manager.get_from_registry("labels")).ravel()
+        assert (labels == 3).tolist() == [True, *[False] * (query.n_obs - 1)]
+
     def test_other_ways_with_unseen_labels_are_refused(self, model, query):
         with pytest.raises(ValueError, match="unseen_labels='ignore'"):
             TransAnno.load_query_data(query, model, unseen_labels="ignore")

@@ -304,3 +304,30 @@ def test_two_models_of_one_object_keep_their_own_labels(reference, small, fast):
         for key, model in models.items():
             model.train(15, plan_kwargs={"lr": 5e-3}, **fast)
             assert (model.predict() == reference.obs[key].to_numpy()).mean() > 0.9
+
+
+class TestContents:
+    @pytest.mark.parametrize("backed", [False, True])
+    def test_counts_of_genes_that_were_not_measured_are_refused(self, backed, reference, tmp_path):
+        reference.var["is_missing"] = [True, *[False] * 52]
+        if backed:
+            reference.write_h5ad(tmp_path / "reference.h5ad")
+            reference = ad.read_h5ad(tmp_path / "reference.h5ad", backed="r")
+        with pytest.raises(ValueError, match="1 gene.s. of adata have counts, although"):
+            TransAnno.setup_anndata(reference, "cell_type")
+        if backed:
+            reference.file.close()
+
+    def test_values_stored_in_parts_are_summed(self, reference, small, fast):
+        """The logarithm of a sum is not the sum of logarithms."""
+        TransAnno.setup_anndata(reference, "cell_type")
+        model = TransAnno(reference, **small)
+        model.train(3, **fast)
+        expected = model.predict(soft=True, key_added=None)
+        whole = reference.X
+        halves = np.stack([whole.data // 2, whole.data - whole.data // 2], axis=1).ravel()
+        parts = sp.csr_matrix((halves, whole.indices.repeat(2), whole.indptr * 2), shape=whole.shape)
+        assert not parts.has_canonical_format
+        reference.X = parts
+        np.testing.assert_allclose(model.predict(soft=True, key_added=None), expected, atol=1e-6)
+        assert parts.nnz == 2 * whole.nnz

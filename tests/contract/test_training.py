@@ -185,6 +185,23 @@ class TestSplit:
         model.train(1, train_size=1.0, datasplitter_kwargs={"drop_last": drop_last}, callbacks=[recorder], **fast)
         assert len(recorder.epochs[0]) == (96 if drop_last else 97)
 
+    @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
+    def test_nothing_starts_from_cells_that_are_left_aside(self, cls, make_adata, small, fast):
+        """Gene embeddings and means of expression are read from data, too."""
+        split = np.split(np.arange(97), [60, 80])
+        starts = []
+        for scale in (1, 7):
+            adata = make_adata(container=np.asarray)
+            adata.X[60:, :20] *= scale
+            cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls is TransAnno else {}))
+            torch.manual_seed(0)
+            model = cls(adata, **small)
+            model.train(1, datasplitter_kwargs={"external_indexing": split}, plan_kwargs={"lr": 0.0}, **fast)
+            starts.append({name: value.clone() for name, value in model.module.state_dict().items()})
+        assert starts[0]["commonest_bins"].min() >= 0
+        for name in starts[0]:
+            assert torch.equal(starts[0][name], starts[1][name]), name
+
     def test_no_shuffling(self, new_model, fast):
         new_model.train(1, train_size=0.8, shuffle_set_split=False, **fast)
         found = np.sort(np.r_[new_model.train_indices, new_model.validation_indices])

@@ -128,8 +128,9 @@ def main(argv: list[str] | None = None) -> None:
         f"{arguments.seed}, predictions not refined. The Performer had at most {arguments.pretrain_epochs} "
         f"epochs of pretraining and {arguments.finetune_epochs} of fine-tuning, the default network with the paper's training "
         "100 and 100 (with early stopping). The paper pretrains for 100 epochs, on 100,000 other cells; its learning rate "
-        "rises over the first five, so scores after fewer say nothing about the method. *Hidden genes*: share of the query's hidden genes whose expression "
-        "bin was predicted right after pretraining, each row by its own way of hiding; *commonest bin*: always guessing "
+        "rises over the first five, so scores after fewer say nothing about the method. *Hidden genes*: share of the "
+        "query's hidden genes whose expression bin was predicted right after pretraining, each row by its own way of "
+        "hiding; *commonest bin*: always guessing "
         "each gene's commonest one. *Epochs*: of pretraining + fine-tuning. *GiB*: peak memory above the loaded data."
     )
     table = markdown_table(columns, [_cells(result) for result in results])

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import anndata as ad
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +69,15 @@ def _is_kept(adata: AnnData, *, column: str, op: str, values: Sequence[str]):
     if op not in ("in", "not in"):
         raise ValueError(f"The filter of a pair has op {op!r}. Allowed: 'in', 'not in'.")
     return is_listed if op == "in" else ~is_listed
+
+
+def score(truth: pd.Series, predicted: np.ndarray, reference_labels: pd.Series) -> tuple[float, float]:
+    """-> macro-F1 over the types that both sides have, and accuracy, of the query's cells of these types."""
+    from transanno.metrics import evaluate
+
+    # Here every cell has a label, whatever it is called.
+    summary = evaluate(truth, predicted, labels=reference_labels.unique(), unlabeled_category="").summary
+    return float(summary["macro_f1"]), float(summary["accuracy"])
 
 
 # -- results out -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ import scvi
 from anndata import AnnData
 from lightning.pytorch import Callback
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
 
 from benchmarks._data import (
     BATCH,
@@ -33,6 +32,7 @@ from benchmarks._data import (
     markdown_table,
     read_pairs,
     run_info,
+    score,
     write_results,
 )
 
@@ -110,15 +110,6 @@ def _few_labels(reference: AnnData) -> AnnData:
     return reference[np.sort(np.concatenate(kept))].copy()
 
 
-def _scores(reference: AnnData, query: AnnData, predicted: np.ndarray) -> tuple[float, float]:
-    """-> macro-F1 and accuracy over the types that both sides have."""
-    truth = query.obs[LABEL].to_numpy().astype(str)
-    shared = np.isin(truth, reference.obs[LABEL].unique())
-    truth, predicted = truth[shared], predicted[shared]
-    f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
-    return float(f1), float(accuracy_score(truth, predicted))
-
-
 def _log_normalize(adata: AnnData, genes) -> np.ndarray:
     counts = adata[:, genes].X.toarray()
     return np.log1p(counts * (1e4 / counts.sum(axis=1, keepdims=True).clip(min=1)))
@@ -159,12 +150,13 @@ def main(argv: list[str] | None = None) -> None:
         reference, query = reference[:, genes].copy(), query[:, genes].copy()
         row = scores.setdefault(name, {})
         logistic = LogisticRegression(C=1.0, max_iter=500).fit(_log_normalize(reference, genes), reference.obs[LABEL])
-        row["logistic regression"] = [_scores(reference, query, logistic.predict(_log_normalize(query, genes)))]
+        truth, known = query.obs[LABEL], reference.obs[LABEL]
+        row["logistic regression"] = [score(truth, logistic.predict(_log_normalize(query, genes)), known)]
         for label in arguments.variants:
             for seed in range(arguments.seeds):
                 plain, refined = _run(VARIANTS[label], reference, query, seed)
-                row.setdefault(label, []).append(_scores(reference, query, plain))
-                row.setdefault(f"{label}, refined", []).append(_scores(reference, query, refined))
+                row.setdefault(label, []).append(score(truth, plain, known))
+                row.setdefault(f"{label}, refined", []).append(score(truth, refined, known))
         print(
             f"{time.perf_counter() - start:6.0f} s  {name}: "
             + ", ".join(f"{k} {np.mean(v, axis=0)[0]:.3f}" for k, v in row.items()),

@@ -10,10 +10,17 @@ import argparse
 import warnings
 from pathlib import Path
 
-import numpy as np
-from sklearn.metrics import accuracy_score, f1_score
-
-from benchmarks._data import BATCH, LABEL, RESULTS, load_pair, markdown_table, read_pairs, run_info, write_results
+from benchmarks._data import (
+    BATCH,
+    LABEL,
+    RESULTS,
+    load_pair,
+    markdown_table,
+    read_pairs,
+    run_info,
+    score,
+    write_results,
+)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -27,13 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = []
     for name in arguments.pairs:
         reference, query = load_pair(pairs[name])
-        truth = query.obs.pop(LABEL).to_numpy()
-        known = np.isin(truth, reference.obs[LABEL].unique())
-
-        def scores(predicted: np.ndarray, truth=truth, known=known) -> list[str]:
-            truth, predicted = truth[known], predicted[known]
-            f1 = f1_score(truth, predicted, labels=np.unique(truth), average="macro", zero_division=0)
-            return [f"{f1:.3f}", f"{accuracy_score(truth, predicted):.3f}"]
+        truth = query.obs.pop(LABEL)
 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             query_model.train(enable_progress_bar=False)
         undone = any("was undone" in str(warning.message) for warning in caught)
         after = query_model.predict(key_added=None)
-        rows.append([name, *scores(before), *scores(after), "yes" if undone else "no"])
+        scores = [value for labels in (before, after) for value in score(truth, labels, reference.obs[LABEL])]
+        rows.append([name, *(f"{value:.3f}" for value in scores), "yes" if undone else "no"])
         print(rows[-1], flush=True)
     table = markdown_table(
         ["pair", "macro-F1 before", "accuracy before", "macro-F1 after", "accuracy after", "undone by the guard"], rows

@@ -18,7 +18,6 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -30,6 +29,7 @@ from benchmarks._data import (
     on_shared_genes,
     read_pairs,
     run_info,
+    score,
     write_results,
 )
 
@@ -109,29 +109,22 @@ def _nearest_neighbors(x: np.ndarray, labels: np.ndarray, x_query: np.ndarray) -
     return neighbors.predict(pca.transform(x_query))
 
 
-# -- scores ----------------------------------------------------------------------------------------------------------
-
-
-def score(predicted: np.ndarray, reference: AnnData, query: AnnData) -> dict[str, float]:
-    """Macro-F1 over the types that both sides have, and accuracy, of the query's cells of these types."""
-    truth = query.obs[LABEL].astype(str).to_numpy()
-    shared = sorted(set(truth) & set(reference.obs[LABEL].astype(str)))
-    is_scored = np.isin(truth, shared)
-    truth, predicted = truth[is_scored], predicted[is_scored]
-    macro_f1 = f1_score(truth, predicted, labels=shared, average="macro", zero_division=0)
-    return {"macro_f1": float(macro_f1), "accuracy": float((truth == predicted).mean())}
-
-
 def run_pair(pair: dict[str, Any], seeds: Sequence[int]) -> list[dict[str, Any]]:
     """-> one row per method and seed; baselines draw nothing and have one row."""
     reference, query = load_pair(pair)
     rows = []
+
+    def add(method: str, seed: int | None, labels: np.ndarray, seconds: float) -> None:
+        macro_f1, accuracy = score(query.obs[LABEL], labels, reference.obs[LABEL])
+        row = {"pair": pair["id"], "method": method, "seed": seed, "seconds": seconds}
+        rows.append({**row, "macro_f1": macro_f1, "accuracy": accuracy})
+
     for seed in seeds:
-        for method, (labels, seconds) in run_transanno(reference, query, seed).items():
-            rows.append({"method": method, "seed": seed, "seconds": seconds, **score(labels, reference, query)})
-    for method, (labels, seconds) in run_baselines(*on_shared_genes(reference, query)).items():
-        rows.append({"method": method, "seed": None, "seconds": seconds, **score(labels, reference, query)})
-    return [{"pair": pair["id"], **row} for row in rows]
+        for method, outcome in run_transanno(reference, query, seed).items():
+            add(method, seed, *outcome)
+    for method, outcome in run_baselines(*on_shared_genes(reference, query)).items():
+        add(method, None, *outcome)
+    return rows
 
 
 # -- the report ------------------------------------------------------------------------------------------------------

@@ -57,6 +57,22 @@ class TransAnnoBase(BaseModelClass):
     def __init__(self, adata: AnnData | MuData | None = None, registry: dict[str, Any] | None = None) -> None:
         has_labels = "labels_key" in inspect.signature(self.setup_anndata).parameters
         super().__init__(adata, as_anndata_registry(registry, type(self).__name__, has_labels=has_labels))
+        if adata is not None:
+            self._validate_anndata(adata)  # another model may have been set up on it since
+
+    def _build_module(self, architecture: dict[str, Any], *, summary: str = "", **module_kwargs: Any) -> None:
+        """Make the module, and remember its architecture with the defaults that it filled in."""
+        stats = self.summary_stats
+        self.module = self._module_cls(n_input=stats.n_vars, n_batch=stats.n_batch, **module_kwargs, **architecture)
+        self._model_summary_string = (
+            f"{type(self).__name__} model with encoder {architecture['encoder']!r}, "
+            f"{describe(self.module.encoder_arguments)}, genes: {stats.n_vars}, batches: {stats.n_batch}{summary}"
+        )
+        filled = architecture | self.module.encoder_arguments
+        if "head" in architecture:
+            filled["head"] = self.module.head
+        # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
+        self.init_params_ = {"kwargs": {}, "non_kwargs": filled}
 
     @property
     def _spec(self) -> DataSpec:

@@ -21,7 +21,7 @@ from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._seed import seeded
-from transanno.models._base import TransAnnoBase, default_max_epochs, describe, plan_arguments
+from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
 from transanno.models._minibatches import as_positions
 from transanno.presets import PAPER
@@ -91,8 +91,6 @@ class TransAnnoPretrain(TransAnnoBase):
         datamodule: Any = None,
     ) -> None:
         super().__init__(adata, registry)
-        if adata is not None:
-            self._validate_anndata(adata)  # another model may have been set up on it since
         architecture: dict[str, Any] = {
             "encoder": encoder,
             "n_hidden": n_hidden,
@@ -104,19 +102,7 @@ class TransAnnoPretrain(TransAnnoBase):
             "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
-        self.module = self._module_cls(
-            n_input=self.summary_stats.n_vars,
-            n_batch=self.summary_stats.n_batch,
-            **architecture,
-        )
-        architecture |= self.module.encoder_arguments
-        self._model_summary_string = (
-            f"TransAnnoPretrain model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
-            f"genes: {self.summary_stats.n_vars}, "
-            f"batches: {self.summary_stats.n_batch}"
-        )
-        # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
-        self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
+        self._build_module(architecture)
         # How the last training hid genes, as arguments of the module's `inference`.
         self.masking_: dict[str, float] = {"max_masked_fraction": 0.4}
 

@@ -18,7 +18,7 @@ from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._validation import check_choice
-from transanno.models._base import default_max_epochs, describe, plan_arguments
+from transanno.models._base import default_max_epochs, plan_arguments
 from transanno.models._pretrained import PretrainedMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
@@ -95,8 +95,6 @@ class TransAnno(PretrainedMixin):
         datamodule: Any = None,
     ) -> None:
         super().__init__(adata, registry)
-        if adata is not None:
-            self._validate_anndata(adata)  # another model may have been set up on it since
         classes = self.labels
         if len(classes) < 2:
             raise ValueError(
@@ -116,25 +114,12 @@ class TransAnno(PretrainedMixin):
             "n_features": n_features,
             "dropout_rate": dropout_rate,
         }
-        self.module = self._module_cls(
-            n_input=self.summary_stats.n_vars,
-            n_batch=self.summary_stats.n_batch,
-            n_labels=len(classes) + 1,
-            **architecture,
-        )
-        architecture |= self.module.encoder_arguments | {"head": self.module.head}
+        self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.was_pretrained_ = False
         self.training_prior_: list[float] | None = None
         # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
-        self._model_summary_string = (
-            f"TransAnno model with encoder {encoder!r}, {describe(self.module.encoder_arguments)}, "
-            f"genes: {self.summary_stats.n_vars}, "
-            f"batches: {self.summary_stats.n_batch}, cell types: {len(classes)}"
-        )
-        # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
-        self.init_params_ = {"kwargs": {}, "non_kwargs": architecture}
 
     # -- training ------------------------------------------------------------------------------------------------
 

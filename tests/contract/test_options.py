@@ -141,7 +141,7 @@ class TestSchedule:
                 accumulate_grad_batches=n_accumulated,
                 **(fast | {"batch_size": batch_size}),
             )
-            weights.append(model.module.classifier.wide.weight.detach())
+            weights.append(model.module.classifier.to_logits.weight.detach())
         assert weights[0].abs().max() > 1e-3
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-6)
 

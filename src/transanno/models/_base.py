@@ -155,7 +155,8 @@ class TransAnnoBase(BaseModelClass):
             sample = np.sort(sample[torch.randperm(len(sample))[:_N_INITIALIZATION].numpy()])
             dense = as_tensor(take_rows(self._registered_counts(), sample), sparse=False)
         else:
-            dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION)
+            key = REGISTRY_KEYS.X_KEY
+            dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION, key)[key]
         self.module.initialize_from_data(dense, genes=genes)
 
     # -- inference -----------------------------------------------------------------------------------------------

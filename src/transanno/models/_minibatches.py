@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scvi import REGISTRY_KEYS
 
 from transanno.nn import sparse_rows
 
@@ -55,12 +54,15 @@ def as_tensor(counts: Any, *, sparse: bool) -> torch.Tensor:
     return sparse_rows(*map(torch.from_numpy, (rows, genes, values)), n_vars=counts.shape[1])
 
 
-def first_rows(minibatches: Iterable[Minibatch], n_obs: int) -> torch.Tensor:
-    """Counts of the first cells of a loader, ``(≤ n_obs + one minibatch, n_vars)``."""
-    parts: list[torch.Tensor] = []
+def first_rows(minibatches: Iterable[Minibatch], n_obs: int, *keys: str) -> Minibatch:
+    """First cells of a loader -> tensors ``(≤ n_obs + one minibatch, ...)`` of these keys, dense."""
+    parts: list[list[torch.Tensor]] = []
+    n_found = 0
     for tensors in minibatches:
-        x = tensors[REGISTRY_KEYS.X_KEY]
-        parts.append(x.to_dense() if x.layout != torch.strided else x)
-        if sum(map(len, parts)) >= n_obs:
+        parts.append(
+            [tensors[key].to_dense() if tensors[key].layout != torch.strided else tensors[key] for key in keys]
+        )
+        n_found += len(parts[-1][0])
+        if n_found >= n_obs:
             break
-    return torch.cat(parts).float()
+    return {key: torch.cat(found).float() for key, found in zip(keys, zip(*parts, strict=True), strict=True)}

@@ -20,12 +20,13 @@ from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._validation import check_choice
 from transanno.models._base import default_max_epochs, plan_arguments
 from transanno.models._pretrained import PretrainedMixin
+from transanno.models._wide_path import WidePathMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
 
 
-class TransAnno(PretrainedMixin):
+class TransAnno(WidePathMixin, PretrainedMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning
@@ -231,6 +232,7 @@ class TransAnno(PretrainedMixin):
                 self._warn_if_confounded()
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
+            self._fit_wide_path(splitter)
             if freeze is not None and self.n_new_genes_:
                 warnings.warn(
                     f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "

@@ -15,14 +15,25 @@ _CONV_HEAD_WIDTHS = (512, 128)
 
 
 class CellTypeHead(nn.Module):
-    """cell state ``(n_obs, n_latent)`` & expression ``(n_obs, n_vars)`` -> logits ``(n_obs, n_labels)``.
+    r"""cell state ``(n_obs, n_latent)`` & expression ``(n_obs, n_vars)`` -> logits ``(n_obs, n_labels)``.
 
-    Beside the cell state there is a wide path :cite:p:`cheng2016wide`, linear in the deviation of every gene
-    from its mean over the reference. It starts at zero, and gives the network the evidence that makes
-    logistic regression hard to beat. A masked gene deviates by zero: it counts as average, not as silent.
+    Two paths :cite:p:`cheng2016wide`. The deep one is linear in the cell state and learns by gradient descent with
+    the encoder. The wide one is a regularized logistic regression on the deviation of every gene from its mean over
+    the reference, whose weights :meth:`set_wide` takes from a convex solver: per-weight step sizes as Adam's spread
+    weight over thousands of noisy genes. Each learns on its own, and predictions are their product of experts:
+
+    .. math::
+
+        \ell = (1 - w)\,\ell_\text{deep} + w\,\ell_\text{wide}
+
+    In training mode the deep path stands alone, as must one of an ensemble; w is 0 until there is a wide path. A masked
+    gene deviates by zero: it counts as average, not as silent.
     """
 
     mean_expression: Tensor
+    wide_weight: Tensor
+    wide_bias: Tensor
+    wide_share: Tensor
 
     def __init__(
         self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
@@ -30,23 +41,34 @@ class CellTypeHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
         self.to_logits = nn.Linear(n_latent, n_labels)
-        self.wide = nn.Linear(n_vars, n_labels, bias=False)
-        nn.init.zeros_(self.wide.weight)
         self.register_buffer("mean_expression", torch.zeros(n_vars))
+        self.register_buffer("wide_weight", torch.zeros(n_labels, n_vars))
+        self.register_buffer("wide_bias", torch.zeros(n_labels))
+        self.register_buffer("wide_share", torch.zeros(()))
 
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
 
         Expression is zero where masked, and may be sparse CSR.
         """
+        deep = self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
+        if self.training or self.wide_share == 0:
+            return deep
         # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
-        observed = sum_over_genes(expression, self.wide.weight.T)
-        expected = self.wide(self.mean_expression.masked_fill(is_masked, 0.0))
-        return self.to_logits(self.dropout(F.gelu(encoded.cell_state))) + observed - expected
+        observed = sum_over_genes(expression, self.wide_weight.T)
+        expected = F.linear(self.mean_expression.masked_fill(is_masked, 0.0), self.wide_weight)
+        return torch.lerp(deep, observed - expected + self.wide_bias, self.wide_share)
 
     def initialize(self, mean_expression: Tensor) -> None:
         """Start from the mean of every gene over the reference ``(n_vars,)``."""
         self.mean_expression.copy_(mean_expression)
+
+    @torch.no_grad()
+    def set_wide(self, weight: Tensor, intercept: Tensor, *, share: float) -> None:
+        """Take the logistic regression ``weight (n_labels, n_vars)``, ``intercept (n_labels,)`` on log-expression."""
+        self.wide_weight.copy_(weight)
+        self.wide_bias.copy_(intercept + weight @ self.mean_expression.to(weight))
+        self.wide_share.fill_(share)
 
 
 class ConvHead(nn.Module):

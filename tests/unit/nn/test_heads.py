@@ -28,27 +28,43 @@ class TestCellTypeHead:
     def expression(self) -> torch.Tensor:
         return torch.rand(N_OBS, N_VARS, dtype=torch.float64)
 
-    def test_wide_path_starts_at_zero(self, head, encoded, expression):
+    @pytest.fixture
+    def wide_head(self, head) -> CellTypeHead:
+        weight, intercept = torch.randn(N_LABELS, N_VARS), torch.randn(N_LABELS)
+        head.set_wide(weight.double(), intercept.double(), share=0.7)
+        return head
+
+    def test_deep_path_alone_until_there_is_a_wide_one(self, head, encoded, expression):
         is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
-        assert torch.equal(head.wide.weight, torch.zeros(N_LABELS, N_VARS, dtype=torch.float64))
         torch.testing.assert_close(head(encoded, expression, is_masked), head.to_logits(F.gelu(encoded.cell_state)))
 
     @pytest.mark.parametrize("n_rows", [1, N_OBS], ids=["one mask", "mask per cell"])
-    def test_equals_loops(self, n_rows, head, encoded, expression):
-        torch.nn.init.normal_(head.wide.weight)
+    def test_equals_loops(self, n_rows, wide_head, encoded, expression):
         is_masked = torch.rand(n_rows, N_VARS) < 0.4
         expression = expression.masked_fill(is_masked, 0.0)
-        expected = head.to_logits(F.gelu(encoded.cell_state)).detach().clone()
+        expected = 0.3 * wide_head.to_logits(F.gelu(encoded.cell_state)).detach() + 0.7 * wide_head.wide_bias
         for n in range(N_OBS):
             for label in range(N_LABELS):
                 for g in range(N_VARS):
                     if not is_masked[n % n_rows, g]:
-                        deviation = expression[n, g] - head.mean_expression[g]
-                        expected[n, label] += head.wide.weight[label, g].item() * deviation
-        torch.testing.assert_close(head(encoded, expression, is_masked).detach(), expected)
+                        deviation = expression[n, g] - wide_head.mean_expression[g]
+                        expected[n, label] += 0.7 * wide_head.wide_weight[label, g] * deviation
+        torch.testing.assert_close(wide_head(encoded, expression, is_masked).detach(), expected)
 
-    def test_masked_gene_counts_as_average(self, head, encoded, expression):
-        torch.nn.init.normal_(head.wide.weight)
+    def test_wide_path_is_the_regression_it_was_given(self, head, encoded, expression):
+        weight, intercept = torch.randn(N_LABELS, N_VARS).double(), torch.randn(N_LABELS).double()
+        head.set_wide(weight, intercept, share=1.0)
+        found = head(encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool))
+        torch.testing.assert_close(found, expression @ weight.T + intercept)
+
+    def test_deep_path_learns_alone(self, wide_head, encoded, expression):
+        wide_head.dropout.p = 0.0
+        is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
+        found = wide_head.train()(encoded, expression, is_masked)
+        torch.testing.assert_close(found, wide_head.to_logits(F.gelu(encoded.cell_state)))
+
+    def test_masked_gene_counts_as_average(self, wide_head, encoded, expression):
+        head = wide_head
         is_masked = torch.arange(N_VARS)[None, :] % 3 == 0
         average = torch.where(is_masked, head.mean_expression, expression)
         expression = expression.masked_fill(is_masked, 0.0)
@@ -61,9 +77,10 @@ class TestCellTypeHead:
         head.train()
         assert not torch.equal(head(encoded, expression, is_masked), head(encoded, expression, is_masked))
 
-    def test_mean_expression_is_saved_but_not_trained(self, head):
-        assert "mean_expression" in head.state_dict()
-        assert "mean_expression" not in dict(head.named_parameters())
+    @pytest.mark.parametrize("name", ["mean_expression", "wide_weight", "wide_bias", "wide_share"])
+    def test_wide_path_is_saved_but_not_trained(self, name, head):
+        assert name in head.state_dict()
+        assert name not in dict(head.named_parameters())
 
     def test_starts_from_the_mean(self, head):
         head.initialize(torch.arange(13.0))

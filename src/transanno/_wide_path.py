@@ -1,0 +1,84 @@
+"""The wide path of the cell-type head: logistic regression on thinned counts, fitted by a convex solver."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from transanno._constants import TARGET_SUM
+
+WIDE_SHARE = 0.7
+"""Weight of the wide path in the logits, the same for all data (docs/decisions/0007)."""
+
+# Labeled cells that take part; of more, every type keeps as many as there is room for.
+MAX_CELLS = 20_000
+# Thinned copies are added until there are so many rows, so that few cells are seen at many depths.
+_N_ROWS, _MIN_COPIES, _MAX_COPIES = 8_000, 2, 10
+_MIN_COUNT_FRACTION = 0.2  # as in the training plan
+_MAX_ITERATIONS, _TOLERANCE = 200, 1e-3
+
+
+def fit_wide_path(
+    counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Counts ``(n_obs, n_vars)``, label codes ``(n_obs,)`` -> weight ``(n_labels, n_vars)``, intercept ``(n_labels,)``.
+
+    L2-regularized logistic regression on log1p of counts per 10,000 over the cells and thinned copies of them, in which
+    every type has the same total weight: a type with one cell is otherwise never predicted. None if there are fewer
+    than two types.
+    """
+    types, positions, n_per_type = np.unique(codes, return_inverse=True, return_counts=True)
+    if len(types) < 2:
+        return None
+    n_thinned = int(np.clip(round(_N_ROWS / len(codes)), _MIN_COPIES, _MAX_COPIES))
+    copies = [log_normalize(cells) for cells in (counts, *(thin(counts, rng) for _ in range(n_thinned)))]
+    n_copies = len(copies)
+    weights = len(codes) / (len(types) * n_per_type[positions])
+    # C is the strength of the evidence against the penalty: copies are no new evidence.
+    regression = LogisticRegression(C=1.0 / n_copies, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough: its share of the result is the same
+        regression.fit(sp.vstack(copies, format="csr"), np.tile(codes, n_copies), np.tile(weights, n_copies))
+    weight, intercept = regression.coef_, regression.intercept_
+    if len(types) == 2:  # scikit-learn gives one row, the log-odds of the second
+        weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2
+    full_weight, full_intercept = np.zeros((n_labels, counts.shape[1])), np.full(n_labels, intercept.min())
+    full_weight[types], full_intercept[types] = weight, intercept
+    return full_weight, full_intercept
+
+
+def choose_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Label codes ``(n_obs,)``, -1 for unlabeled cells -> positions of the labeled cells to learn from, sorted."""
+    labeled = np.flatnonzero(codes >= 0)
+    if len(labeled) <= MAX_CELLS:
+        return labeled
+    types, n_per_type = np.unique(codes[labeled], return_counts=True)
+    # The largest limit under which the types together stay below the maximum.
+    limits = np.sort(n_per_type)
+    room = MAX_CELLS - np.concatenate([[0], limits.cumsum()[:-1]])
+    limit = int((room // np.arange(len(types), 0, -1)).max())
+    chosen = [rng.permutation(labeled[codes[labeled] == code])[:limit] for code in types]
+    return np.sort(np.concatenate(chosen))
+
+
+def thin(counts: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
+    """Counts ``(n_obs, n_vars)`` -> the same cells sequenced less deeply, as in the training of the network."""
+    kept = rng.uniform(_MIN_COUNT_FRACTION, 1.0, counts.shape[0])
+    molecules = rng.binomial(np.rint(counts.data).astype(np.int64), np.repeat(kept, np.diff(counts.indptr)))
+    return sp.csr_matrix((molecules.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def log_normalize(counts: sp.csr_matrix) -> sp.csr_matrix:
+    """Counts ``(n_obs, n_vars)`` -> log1p of counts per 10,000; empty cells stay empty."""
+    adata = AnnData(counts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Some cells have zero counts")
+        sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
+    sc.pp.log1p(adata)
+    return adata.X

@@ -52,6 +52,7 @@ class TransAnnoModule(BaseModuleClass):
     """
 
     is_missing: Tensor
+    is_other: Tensor
     commonest_bins: Tensor
 
     def __init__(
@@ -97,6 +98,8 @@ class TransAnnoModule(BaseModuleClass):
         )
         # Genes that the data set at hand did not measure; a query model's differ from its reference's.
         self.register_buffer("is_missing", torch.zeros(n_input, dtype=torch.bool))
+        # The column, if any, that counts all genes outside the vocabulary: part of a cell's total, and nothing else.
+        self.register_buffer("is_other", torch.zeros(n_input, dtype=torch.bool))
         # What hidden genes are guessed by without a network, over all cells and over those that express the gene;
         # -1: not known.
         self.register_buffer("commonest_bins", torch.full((2, n_input), -1, dtype=torch.int8))
@@ -126,6 +129,7 @@ class TransAnnoModule(BaseModuleClass):
         """
         if x.layout != torch.strided and not (x.layout == torch.sparse_csr and self.encoder.reads_sparse):
             x = x.to_dense()
+        is_other = self.is_other[None, :] if self.is_other.any() else None
         missing = (self.is_missing if is_missing is None else is_missing)[None, :]
         is_target = is_replaced = torch.zeros_like(missing)
         if masked_fraction > 0.0:
@@ -134,8 +138,10 @@ class TransAnnoModule(BaseModuleClass):
             )
         elif max_masked_fraction > 0.0:
             is_target = is_replaced = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
+        expression = normalize_counts(thin_counts(x, min_fraction=min_count_fraction), is_replaced | missing, is_other)
+        if is_other is not None:
+            missing = missing | is_other
         is_masked = is_replaced | missing
-        expression = normalize_counts(thin_counts(x, min_fraction=min_count_fraction), is_masked)
         batch = self.batch_embedding(batch_index.flatten().long())
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
@@ -253,7 +259,8 @@ class TransAnnoModule(BaseModuleClass):
         counts = counts.to(self.device).masked_fill(self.is_missing, 0.0)
         n_per_bin, n_per_bin_expressed = count_bins(counts)
         self.commonest_bins.copy_(commonest_bins(n_per_bin, n_per_bin_expressed))
-        expression = normalize_counts(counts, self.is_missing[None, :])
+        is_other = self.is_other[None, :] if self.is_other.any() else None
+        expression = normalize_counts(counts, self.is_missing[None, :], is_other)
         if genes:
             self.encoder.initialize_genes(expression)
             self.expression_head.initialize(n_per_bin)

@@ -55,28 +55,31 @@ def sample_expressed_mask(counts: Tensor, *, fraction: float, replace_probabilit
     return draw < fraction, draw < fraction * replace_probability
 
 
-def normalize_counts(counts: Tensor, is_masked: Tensor) -> Tensor:
+def normalize_counts(counts: Tensor, is_masked: Tensor, is_other: Tensor | None = None) -> Tensor:
     """counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> log1p of counts per 10,000.
 
-    Masked genes are zero in the result and do not enter a cell's total: the total of a cell with
-    unmeasured genes is that of its measured ones. Cells without any count stay all zero.
-    Sparse CSR counts, whose genes are masked in all cells alike, give a sparse CSR result.
+    Masked genes are zero in the result. By default they do not enter a cell's total: the total of a cell with
+    unmeasured genes is that of its measured ones. With ``is_other (1, n_vars)``, the column that counts all genes
+    outside the vocabulary, the total is that of the whole cell, whatever is masked, and this column is zero, too.
+    Cells without any count stay all zero. Sparse CSR counts, whose genes are masked in all cells alike, give a
+    sparse CSR result.
     """
     if counts.layout == torch.sparse_csr:
-        return _normalize_sparse(counts, is_masked)
+        return _normalize_sparse(counts, is_masked, is_other)
+    hidden = is_masked if is_other is None else is_masked | is_other
     # Each pass over a dense minibatch costs as much as the encoder's matrix product: as few as possible.
-    visible = counts.masked_fill(is_masked, 0.0) if is_masked.any() else counts
-    total = visible.sum(dim=1, keepdim=True)
+    visible = counts.masked_fill(hidden, 0.0) if hidden.any() else counts
+    total = (visible if is_other is None else counts).sum(dim=1, keepdim=True)
     return (visible * (TARGET_SUM / total.clamp_min(1.0))).log1p_()
 
 
-def _normalize_sparse(counts: Tensor, is_masked: Tensor) -> Tensor:
+def _normalize_sparse(counts: Tensor, is_masked: Tensor, is_other: Tensor | None) -> Tensor:
     rows, genes, values = counts.crow_indices(), counts.col_indices(), counts.values()
-    if is_masked.any():
-        values = values.masked_fill(is_masked[0, genes], 0.0)
-    total = torch.segment_reduce(values, "sum", offsets=rows)
+    hidden = is_masked if is_other is None else is_masked | is_other
+    visible = values.masked_fill(hidden[0, genes], 0.0) if hidden.any() else values
+    total = torch.segment_reduce(visible if is_other is None else values, "sum", offsets=rows)
     scale = (TARGET_SUM / total.clamp_min(1.0)).repeat_interleave(rows.diff())
-    return sparse_rows(rows, genes, (values * scale).log1p_(), n_vars=counts.shape[1])
+    return sparse_rows(rows, genes, (visible * scale).log1p_(), n_vars=counts.shape[1])
 
 
 def sparse_rows(rows: Tensor, genes: Tensor, values: Tensor, *, n_vars: int) -> Tensor:

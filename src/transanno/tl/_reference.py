@@ -16,6 +16,7 @@ from anndata import AnnData
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._genes import align_counts, match_genes
 from transanno._labels import as_strings
+from transanno._repair import find_counts, say
 from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.models import TransAnno, TransAnnoPretrain
@@ -157,7 +158,11 @@ def _reference_copy(
 ) -> AnnData:
     """Counts of some genes and the columns that training reads, apart from the user's object."""
     match = match_genes(reference.var_names, genes, name="reference", min_shared=1)
-    counts = align_counts(reference, match, layer=layer, name="reference")
+    source = find_counts(reference, layer=layer, name="reference")
+    if source.adata is not reference:  # repaired; raw may have other genes
+        match = match_genes(source.adata.var_names, genes, name="reference", min_shared=1)
+    say([source.note])
+    counts = align_counts(source.adata, match, layer=source.layer, name="reference")
     check_counts(counts, name="reference.X" if layer is None else f'reference.layers["{layer}"]')
     obs = pd.DataFrame(index=reference.obs_names.astype(str))
     for key in filter(None, (labels_key, batch_key)):

@@ -58,8 +58,8 @@ class GeneIds:
 def gene_ids(names: pd.Index) -> GeneIds:
     """Names of genes -> how they are named, and the likely species."""
     names = pd.Index(names).astype(str)
-    prefixes = names.str.extract(_ENSEMBL, expand=False)
-    is_ensembl = prefixes.notna()
+    prefixes = names.to_series().str.extract(_ENSEMBL, expand=False)
+    is_ensembl = prefixes.notna().to_numpy()
     share = is_ensembl.mean() if len(names) else 0.0
     symbols = names[~is_ensembl]
     is_upper = len(symbols) > 0 and not _is_capitalized(symbols)

@@ -53,6 +53,11 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
 
     Looked for, in this order: ``layers["counts"]``, ``raw``, counts restored from the matrix itself, and from ``raw``. With
     a ``layer`` that the user named, nothing but that layer.
+
+    Raises
+    ------
+    ValueError
+        If some cells hold counts and others fractions.
     """
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None and layer is not None:
@@ -85,6 +90,13 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
                 f"is {raw_scale}{_doubts(restored)}."
             )
             return CountsSource(_own(adata, restored.counts, adata.raw.var), None, scale, note, restored)
+    if scale is not None and scale.kind == "mixed":
+        # Their maximum is that of counts, so the check of values alone would take them for fractional counts.
+        raise ValueError(
+            f"{where} holds whole numbers in some cells and fractions in others, as if raw counts of some were put together "
+            "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
+            'their counts, or name the layer that holds them, for example layer="counts".'
+        )
     return CountsSource(adata, layer, scale)
 
 

@@ -65,6 +65,8 @@ def restore_counts(
     parts, inexact, ambiguous = [], np.zeros(n_obs, dtype=bool), np.zeros(n_obs, dtype=bool)
     for start, chunk in row_chunks(matrix):
         stop = start + chunk.shape[0]
+        if not np.isfinite(chunk.data).all() or (chunk.data < 0).any():
+            return None
         values = undo_logs(chunk.data, bases)
         if values is None:
             return None
@@ -136,7 +138,7 @@ def _round(
 
 def _smallest_count(values: np.ndarray) -> int:
     """Values of a cell without a single count -> its smallest count, at which all are whole; 1 if there is none."""
-    ratio = np.unique(values)[:_N_SEARCHED] / values.min()
+    ratio: np.ndarray = np.unique(values)[:_N_SEARCHED] / float(values.min())
     for smallest in range(2, _MAX_SMALLEST + 1):
         scaled = ratio[ratio * smallest <= _SEARCHED] * smallest
         if len(scaled) > 1 and (np.abs(scaled - np.rint(scaled)) <= _ABSOLUTE + 2 * _RELATIVE * scaled).all():

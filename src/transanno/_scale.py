@@ -141,9 +141,9 @@ def _is_split(n_fractional: np.ndarray, n_values: np.ndarray) -> bool:
     """Whether many cells hold whole numbers only, and many hardly any."""
     n_cells = np.count_nonzero(n_values)
     is_whole, is_broken = (n_fractional == 0) & (n_values > 0), n_fractional > 0.9 * n_values
-    return min(np.count_nonzero(is_whole), np.count_nonzero(is_broken & ~is_whole)) > _MANY * n_cells and (
-        np.count_nonzero(is_whole | is_broken) > (1 - _MANY) * np.count_nonzero(n_values)
-    )
+    if np.count_nonzero(is_whole | is_broken) <= (1 - _MANY) * n_cells:
+        return False
+    return min(np.count_nonzero(is_whole), np.count_nonzero(is_broken)) > _MANY * n_cells
 
 
 def _sums_by_row(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:

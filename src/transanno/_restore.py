@@ -91,12 +91,12 @@ def restore_rows(
         return values, inexact, ambiguous, smallest
     starts, sizes = indptr[rows], np.diff(indptr)[rows]
     least = np.minimum.reduceat(values, starts)
-    unit, counts, is_off = _round(values, least, starts, sizes)
+    _, counts, is_off = _round(values, least, starts, sizes)
     if is_off.any():
         guesses = least.copy()
         for row in np.flatnonzero(is_off):
             guesses[row] /= _smallest_count(values[starts[row] : starts[row] + sizes[row]])
-        unit, counts, is_off = _round(values, guesses, starts, sizes)
+        _, counts, is_off = _round(values, guesses, starts, sizes)
     is_single = np.maximum.reduceat(counts, starts) == np.minimum.reduceat(counts, starts)
     if totals is not None:
         counts, is_off, is_known = _use_totals(values, counts, is_off, totals[rows], starts, sizes)
@@ -161,12 +161,10 @@ def _use_totals(
     found = np.add.reduceat(counts, starts)
     is_same = ~is_off & (found == totals)
     is_known = is_same.copy()
-    if np.count_nonzero(is_same) < 0.5 * max(1, np.count_nonzero(~is_off)):
-        # None of the cells could be told without: then totals are all there is.
-        if not is_off.all():
-            return counts, is_off, np.zeros_like(is_known)
-    wanted = np.flatnonzero(~is_same & (totals > 0))
-    if wanted.size:
+    n_told = int(np.count_nonzero(~is_off))  # without totals; where none could be, totals are all there is
+    if n_told and np.count_nonzero(is_same) < 0.5 * n_told:
+        return counts, is_off, np.zeros_like(is_known)
+    if (~is_same & (totals > 0)).any():
         unit = np.add.reduceat(values, starts) / np.where(totals > 0, totals, 1.0)
         _, by_total, total_off = _round(values, unit, starts, sizes)
         total_off |= np.add.reduceat(by_total, starts) != totals

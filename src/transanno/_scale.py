@@ -143,7 +143,7 @@ def _is_split(n_fractional: np.ndarray, n_values: np.ndarray) -> bool:
     is_whole, is_broken = (n_fractional == 0) & (n_values > 0), n_fractional > 0.9 * n_values
     if np.count_nonzero(is_whole | is_broken) <= (1 - _MANY) * n_cells:
         return False
-    return min(np.count_nonzero(is_whole), np.count_nonzero(is_broken)) > _MANY * n_cells
+    return bool(min(np.count_nonzero(is_whole), np.count_nonzero(is_broken)) > _MANY * n_cells)
 
 
 def _sums_by_row(values: np.ndarray, indptr: np.ndarray) -> np.ndarray:

@@ -88,10 +88,12 @@ def copies_of(query: sp.csr_matrix, reference: sp.csr_matrix) -> np.ndarray:
     return np.isin(codes[: query.shape[0]], codes[query.shape[0] :])
 
 
-def batch_finding(adata: AnnData, batch_key: str | None, labels_key: str | None) -> Finding | None:
+def batch_findings(adata: AnnData, batch_key: str | None, labels_key: str | None) -> list[Finding]:
     """-> whether the column of batches can be used."""
-    if batch_key is None:
-        return None
+    return [] if batch_key is None else [_batch_finding(adata, batch_key, labels_key)]
+
+
+def _batch_finding(adata: AnnData, batch_key: str, labels_key: str | None) -> Finding:
     if batch_key not in adata.obs:
         return Finding(
             "batches",

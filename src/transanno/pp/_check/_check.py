@@ -19,7 +19,7 @@ from transanno._repair import CountsSource, find_counts, find_names
 from transanno._restore import row_chunks
 from transanno._scale import detect_scale
 from transanno._validation import check_counts, check_layer, check_not_empty
-from transanno.pp._check._cells import batch_finding, cell_findings, copies_of, summarize_cells
+from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding
 
@@ -110,13 +110,12 @@ def check(
     if is_other.any():
         fixes.append(f"{np.count_nonzero(is_other)} features that are no genes were left out.")
 
-    names, match, table, measured_here = var.index, None, None, None
+    names, match, table = var.index, None, None
     if known is not None:
         match, names, found = _compare_genes(var, known, fixes)
         findings += found
-        measured_here = match.vocabulary[~match.is_missing]
         if known.deciding is not None:
-            table = coverage(known.deciding, set(measured_here))
+            table = coverage(known.deciding, set(match.vocabulary[~match.is_missing]))
             findings.append(_coverage_finding(table))
 
     batch = None if batch_key not in adata.obs else as_strings(adata.obs[batch_key], missing="missing")
@@ -124,15 +123,15 @@ def check(
     if is_usable:
         cells = summarize_cells(source.matrix, ~is_other, batch).set_axis(adata.obs_names.astype(str))
         findings += cell_findings(cells, int(np.count_nonzero(~is_other)))
-        if match is not None and known is not None and known.counts is not None and len(measured_here):
+        if match is not None and known is not None and known.counts is not None and match.n_shared:
             own = _is_same_object(adata, reference_or_model)
             findings.append(_duplicates(cells, source, match, known, own))
-    findings.append(batch_finding(adata, batch_key, labels_key))
+    findings += batch_findings(adata, batch_key, labels_key)
 
     restored = source.restored
     is_inexact = np.zeros(adata.n_obs, dtype=bool) if restored is None else restored.is_inexact
     return CheckReport(
-        findings=tuple(finding for finding in findings if finding is not None),
+        findings=tuple(findings),
         n_obs=adata.n_obs,
         n_vars=adata.n_vars,
         scale=None if source.scale is None else str(source.scale),
@@ -214,7 +213,7 @@ def _gene_findings(var: pd.DataFrame, ids: GeneIds, is_other: np.ndarray) -> lis
 def _compare_genes(var: pd.DataFrame, known: Known, fixes: list[str]) -> tuple[GeneMatch, pd.Index, list[Finding]]:
     """-> match with the known genes, names in their spelling, findings; names that were changed go to ``fixes``."""
     names, notes, _ = find_names(var, known.genes, name="adata")
-    findings = [Finding("gene naming", "warning", note.replace("the model", f"the {known.what}")) for note in notes]
+    findings = [Finding("gene naming", "warning", _about(note, known)) for note in notes]
     if not names.equals(var.index) and notes:
         fixes.append(f"genes are named as those of the {known.what}.")
     missing = missing_genes(var)
@@ -222,12 +221,21 @@ def _compare_genes(var: pd.DataFrame, known: Known, fixes: list[str]) -> tuple[G
         warnings.simplefilter("always")
         try:
             match = match_genes(names, known.genes, var=var, is_missing=missing, name="adata")
-            problem = Finding("gene overlap", "warning", str(caught[0].message)) if caught else None
+            text = " ".join(str(warning.message) for warning in caught)
+            problem = Finding("gene overlap", "warning", _about(text, known)) if caught else None
         except ValueError as error:
-            match, problem = _any_match(names, known.genes, missing), Finding("gene overlap", "error", str(error))
+            match, problem = (
+                _any_match(names, known.genes, missing),
+                Finding("gene overlap", "error", _about(str(error), known)),
+            )
     share = match.n_shared / len(known.genes)
     found = f"{match.n_shared} of the {len(known.genes)} genes of the {known.what} are measured ({share:.0%})"
     return match, names, [*findings, problem or Finding("gene overlap", "ok", found)]
+
+
+def _about(text: str, known: Known) -> str:
+    """What is said of a model -> of what there is."""
+    return text.replace("the model", f"the {known.what}")
 
 
 def _any_match(names: pd.Index, genes: pd.Index, is_missing: np.ndarray) -> GeneMatch:
@@ -241,8 +249,9 @@ def _coverage_finding(table: pd.DataFrame) -> Finding:
     low = table[table["share"] < _LOW_COVERAGE].sort_values("share", kind="stable")
     if low.empty:
         least = table["share"].min()
+        part = "all" if least == 1 else f"at least {least:.0%}"
         return Finding(
-            "gene overlap by type", "ok", f"at least {least:.0%} of the genes that decide a type are measured"
+            "gene overlap by type", "ok", f"{part} of the genes that decide a type are measured, for each type"
         )
     named = ", ".join(f"{name} ({share:.0%})" for name, share in low["share"].head(_N_NAMED).items())
     more = f" and {len(low) - _N_NAMED} more" if len(low) > _N_NAMED else ""

@@ -91,12 +91,12 @@ def restore_rows(
         return values, inexact, ambiguous, smallest
     starts, sizes = indptr[rows], np.diff(indptr)[rows]
     least = np.minimum.reduceat(values, starts)
-    _, counts, is_off = _round(values, least, starts, sizes)
+    counts, is_off = _round(values, least, starts, sizes)
     if is_off.any():
         guesses = least.copy()
         for row in np.flatnonzero(is_off):
             guesses[row] /= _smallest_count(values[starts[row] : starts[row] + sizes[row]])
-        _, counts, is_off = _round(values, guesses, starts, sizes)
+        counts, is_off = _round(values, guesses, starts, sizes)
     is_single = np.maximum.reduceat(counts, starts) == np.minimum.reduceat(counts, starts)
     if totals is not None:
         counts, is_off, is_known = _use_totals(values, counts, is_off, totals[rows], starts, sizes)
@@ -122,18 +122,32 @@ def row_chunks(matrix: Any, size: int = _CELLS_PER_CHUNK) -> Iterator[tuple[int,
 
 def _round(
     values: np.ndarray, unit: np.ndarray, starts: np.ndarray, sizes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values & first guess of the unit of every row -> refined unit, whole numbers, rows where these are far off."""
-    for limit in _REFINEMENTS:
-        ratio = values / np.repeat(unit, sizes)
-        weight = np.where(ratio <= limit, np.rint(ratio), 0.0)
-        # least squares of value = unit * count
-        unit = np.add.reduceat(values * weight, starts) / np.add.reduceat(weight * weight, starts)
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values & first guess of the unit of every row -> whole numbers, and the rows where these are far off."""
     ratio = values / np.repeat(unit, sizes)
+    largest = np.maximum.reduceat(ratio, starts)
+    is_large = largest > _REFINEMENTS[0]
+    if is_large.any():  # where the error of the unit, times the count, could matter
+        is_in = np.repeat(is_large, sizes)
+        ratio[is_in] = _refine(values[is_in], unit[is_large], sizes[is_large], float(largest.max()))
     counts = np.rint(ratio)
     is_off = np.abs(ratio - counts) > np.minimum(_ABSOLUTE + _RELATIVE * ratio, _LOOSEST)
     is_off |= counts < 1
-    return unit, counts, np.logical_or.reduceat(is_off, starts)
+    return counts, np.logical_or.reduceat(is_off, starts)
+
+
+def _refine(values: np.ndarray, unit: np.ndarray, sizes: np.ndarray, largest: float) -> np.ndarray:
+    """Values & units of rows -> values in refined units, by larger and larger counts."""
+    starts = np.cumsum(sizes) - sizes
+    ratio = values / np.repeat(unit, sizes)
+    for limit in _REFINEMENTS:
+        weight = np.where(ratio <= limit, np.rint(ratio), 0.0)
+        # least squares of value = unit * count
+        refined = np.add.reduceat(values * weight, starts) / np.add.reduceat(weight * weight, starts)
+        ratio = values / np.repeat(refined, sizes)
+        if limit > largest:
+            break
+    return ratio
 
 
 def _smallest_count(values: np.ndarray) -> int:
@@ -166,7 +180,7 @@ def _use_totals(
         return counts, is_off, np.zeros_like(is_known)
     if (~is_same & (totals > 0)).any():
         unit = np.add.reduceat(values, starts) / np.where(totals > 0, totals, 1.0)
-        _, by_total, total_off = _round(values, unit, starts, sizes)
+        by_total, total_off = _round(values, unit, starts, sizes)
         total_off |= np.add.reduceat(by_total, starts) != totals
         use = ~is_same & (totals > 0) & ~total_off
         counts = np.where(np.repeat(use, sizes), by_total, counts)

@@ -88,7 +88,10 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
         wide = getattr(model.module.classifier, "wide", None)
         if deciding is None and wide is not None:
             weights = wide.weight.detach().cpu().numpy()[: len(model.labels)]
-            deciding = _largest(weights - weights.mean(axis=0), model.labels, model.genes)
+            # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
+            # the spread, which a model without data does not know.
+            spread = np.sqrt(model.module.classifier.mean_expression.cpu().numpy())
+            deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
     return Known("model", model.genes, deciding, counts)
 
 

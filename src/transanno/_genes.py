@@ -18,6 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
+from transanno._gene_ids import MIN_SHARED_FRACTION, ensembl_prefix, is_much_better, letter_case, without_version
 from transanno._validation import check_layer, check_not_empty, check_unique_genes
 
 if TYPE_CHECKING:
@@ -27,13 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Fewer shared genes than either of these is refused: such predictions look plausible and mean nothing.
+# Fewer shared genes, or a smaller share of them, are refused: such predictions look plausible and mean nothing.
 MIN_SHARED_GENES = 20
-MIN_SHARED_FRACTION = 0.1
 # Fewer than this is accepted with a warning.
 EXPECTED_SHARED_FRACTION = 0.8
-
-_ENSEMBL_PREFIX = r"^(ENS[A-Z]*G)\d{6,}(?:\.\d+)?$"
 
 
 @dataclass(frozen=True, eq=False)
@@ -324,7 +322,7 @@ def _likely_cause(var_names: pd.Index, vocabulary: pd.Index, n_shared: int) -> s
             "Likely cause: the query holds a selection of genes. Pass all measured genes, for example "
             "adata.raw.to_adata() if adata.raw holds them."
         )
-    query_prefix, model_prefix = _ensembl_prefix(var_names), _ensembl_prefix(vocabulary)
+    query_prefix, model_prefix = ensembl_prefix(var_names), ensembl_prefix(vocabulary)
     if (query_prefix is None) != (model_prefix is None):
         in_query, in_model = ("Ensembl ids", "gene symbols") if query_prefix else ("gene symbols", "Ensembl ids")
         return f"Likely cause: {in_query} in the query, {in_model} in the model. Set adata.var_names to {in_model}."
@@ -334,18 +332,18 @@ def _likely_cause(var_names: pd.Index, vocabulary: pd.Index, n_shared: int) -> s
             "Use a model of the query's species, or map the genes to their orthologs."
         )
     if query_prefix is not None:
-        n_any_version = int(_without_version(vocabulary).isin(_without_version(var_names)).sum())
-        if _is_much_better(n_any_version, n_shared, vocabulary):
-            if _without_version(vocabulary).equals(vocabulary):
+        n_any_version = int(without_version(vocabulary).isin(without_version(var_names)).sum())
+        if is_much_better(n_any_version, n_shared, vocabulary):
+            if without_version(vocabulary).equals(vocabulary):
                 cure = 'Strip them: adata.var_names = adata.var_names.str.split(".").str[0]'
             else:
                 cure = "Give the query's genes the versioned ids of the model."
             return f"Likely cause: Ensembl versions; without them {n_any_version} would match. {cure}"
     else:
         n_any_case = int(vocabulary.str.upper().isin(var_names.str.upper()).sum())
-        if _is_much_better(n_any_case, n_shared, vocabulary):
+        if is_much_better(n_any_case, n_shared, vocabulary):
             return (
-                f"Likely cause: {_letter_case(var_names)} in the query, {_letter_case(vocabulary)} in the model; "
+                f"Likely cause: {letter_case(var_names)} in the query, {letter_case(vocabulary)} in the model; "
                 f"ignoring case {n_any_case} would match. This is likely another species, or symbols changed to "
                 "upper case. Use a model of the query's species, map the genes to their orthologs, or restore the "
                 "original symbols."
@@ -365,34 +363,12 @@ def _better_column(var: pd.DataFrame | None, vocabulary: pd.Index, n_shared: int
         n_matches = int(vocabulary.isin(column.astype(str)).sum())
         if n_matches > best_n:
             best_key, best_n = key, n_matches
-    if not _is_much_better(best_n, n_shared, vocabulary):
+    if not is_much_better(best_n, n_shared, vocabulary):
         return ""
     return (
         f" The column {best_key!r} of adata.var would match {best_n}: "
         f"adata.var_names = adata.var[{best_key!r}].astype(str)"
     )
-
-
-def _is_much_better(n: int, n_shared: int, vocabulary: pd.Index) -> bool:
-    """A cure is only worth naming if it at least doubles the matches and reaches a fair share of the model."""
-    return n > max(2 * n_shared, MIN_SHARED_FRACTION * len(vocabulary))
-
-
-def _ensembl_prefix(names: pd.Index) -> str | None:
-    """Prefix such as ENSG or ENSMUSG if most names are Ensembl gene ids."""
-    prefixes = names.str.extract(_ENSEMBL_PREFIX, expand=False).dropna()
-    return prefixes.value_counts().index[0] if len(prefixes) > len(names) / 2 else None
-
-
-def _without_version(names: pd.Index) -> pd.Index:
-    """ENSG00000167286.3 -> ENSG00000167286."""
-    return names.str.replace(r"\.\d+$", "", regex=True)
-
-
-def _letter_case(names: pd.Index) -> str:
-    """Human symbols are upper case (CD3D), mouse symbols capitalized (Cd3d)."""
-    is_capitalized = names.str.contains("[a-z]").astype(bool).mean() > 0.5
-    return "capitalized names (as in mouse)" if is_capitalized else "upper-case names (as in human)"
 
 
 def _examples(names: Iterable[str]) -> str:

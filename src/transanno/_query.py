@@ -17,7 +17,8 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import IS_MISSING_KEY
-from transanno._genes import align_counts, match_genes, missing_genes
+from transanno._genes import GeneMatch, align_counts, match_genes, missing_genes
+from transanno._repair import find_counts, find_names, say
 from transanno._validation import check_counts, check_layer, check_not_empty
 
 
@@ -96,7 +97,8 @@ def rna_modality(data: AnnData | MuData, spec: DataSpec, *, name: str) -> AnnDat
 def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, name: str = "query") -> AlignedData:
     """Match genes by name, check the counts, and take the obs columns that the model reads.
 
-    ``layer`` holds the raw counts of these data, where it is not the one that the model was set up with.
+    ``layer`` holds the raw counts of these data, where it is not the one that the model was set up with. Counts and
+    names that can be repaired for sure are, in our copy and with a warning.
 
     Raises
     ------
@@ -109,25 +111,39 @@ def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, n
     layer = spec.layer if layer is None else layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
-    is_missing = missing_genes(adata.var)
-    match = match_genes(adata.var_names, spec.vocabulary, var=adata.var, is_missing=is_missing, name=name)
-    counts = align_counts(adata, match, layer=layer, name=name)
-    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+    counts, match = _read(adata, spec.vocabulary, layer=layer, name=name)
     return AlignedData(counts, match.is_missing, _read_obs(data, adata, spec), spec)
 
 
-def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> None:
+def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> pd.Index:
     """Raise what mapping the query would raise for its counts, before minutes go into training.
 
-    ``genes`` are those of the reference; how many of them the query has to share is decided later.
+    ``genes`` are those of the reference; how many of them the query has to share is decided later. Returned are those
+    that the query measured.
     """
     check_not_empty(query, name="query")
     check_layer(query, layer, name="query")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
-        match = match_genes(query.var_names, genes, is_missing=missing_genes(query.var), min_shared=1)
-        counts = align_counts(query, match, layer=layer)
-        check_counts(counts, name="query.X" if layer is None else f'query.layers["{layer}"]')
+        _, match = _read(query, pd.Index(genes).astype(str), layer=layer, name="query", min_shared=1)
+    return match.vocabulary[~match.is_missing]
+
+
+def _read(
+    adata: AnnData, vocabulary: pd.Index, *, layer: str | None, name: str, min_shared: int | None = None
+) -> tuple[sp.csr_matrix, GeneMatch]:
+    """Counts in the order of the vocabulary ``(n_obs, n_vocabulary)``, repaired and checked, and which genes they have."""
+    is_missing = missing_genes(adata.var)
+    source = find_counts(adata, layer=layer, name=name)
+    var = source.adata.var
+    if source.adata is not adata:
+        is_missing = missing_genes(var)
+    names, warn, tell = find_names(var, vocabulary, name=name)
+    say([source.note, *warn], tell)
+    match = match_genes(names, vocabulary, var=var, is_missing=is_missing, min_shared=min_shared, name=name)
+    counts = align_counts(source.adata, match, layer=source.layer, name=name)
+    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+    return counts, match
 
 
 def _read_obs(data: AnnData | MuData, adata: AnnData, spec: DataSpec) -> pd.DataFrame:

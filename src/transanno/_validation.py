@@ -134,7 +134,7 @@ def check_counts(matrix: np.ndarray | sp.spmatrix | sp.sparray, *, name: str) ->
 def _check_fractional(matrix, *, share: float, maximum: float, found: str, name: str) -> None:
     """Tell normalized values (error) from expected or ambient-corrected counts (warning)."""
     if share >= MOSTLY_FRACTIONAL:
-        total = _common_total(matrix)
+        total = common_total(matrix)
         if total is not None:
             raise ValueError(
                 f"{name} looks normalized to {total:.7g} counts per cell, not logged: {found}, and all cells sum to "
@@ -154,7 +154,7 @@ def _check_fractional(matrix, *, share: float, maximum: float, found: str, name:
     )
 
 
-def _common_total(matrix) -> float | None:
+def common_total(matrix) -> float | None:
     """Median total per cell if (nearly) all non-empty cells share it; one cell alone cannot tell."""
     totals = np.zeros(matrix.shape[0])
     for values, rows in _blocks(matrix):

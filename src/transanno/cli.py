@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         with _terminable(), console.calm_libraries():
-            _check_accelerator(args.accelerator)
+            if "accelerator" in args:
+                _check_accelerator(args.accelerator)
             _command(args.command)(args, console)
     except BrokenPipeError:  # the reader of our output is gone, as in `transanno … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
@@ -68,6 +69,10 @@ def _command(name: str) -> Callable[[argparse.Namespace, Console], None]:
         from transanno._cli._pretrain import pretrain
 
         return pretrain
+    if name == "check":
+        from transanno._cli._check import check
+
+        return check
     from transanno._cli._annotate import annotate, demo
 
     return annotate if name == "annotate" else demo

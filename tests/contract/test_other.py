@@ -98,7 +98,20 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_labels", "_validation", "_genes", "_vocabulary", "_seed", "_saved_model", "presets"},
+    {
+        "_constants",
+        "_labels",
+        "_validation",
+        "_genes",
+        "_gene_ids",
+        "_restore",
+        "_scale",
+        "_repair",
+        "_vocabulary",
+        "_seed",
+        "_saved_model",
+        "presets",
+    },
     {"nn"},
     {
         "_module",

@@ -254,6 +254,8 @@ class TestInputs:
 
     def test_not_raw_counts_are_an_error(self, model, query):
         sc.pp.normalize_total(query, target_sum=1e4)
+        query.X = query.X.toarray()
+        sc.pp.scale(query)
         with pytest.raises(ValueError, match="raw counts"):
             model.predict(query)
 

@@ -495,9 +495,16 @@ class TestUsersObject:
     def test_layer(self, model, query):
         expected = probabilities(model, query)
         query.layers["counts"] = query.X.copy()
-        query.X = np.log1p(query.X.toarray())
+        query.X = np.random.default_rng(0).normal(size=query.shape)
+        with pytest.warns(UserWarning, match=r'query.X holds no raw counts.*query.layers\["counts"\] are used'):
+            found = probabilities(TransAnno.load_query_data(query, model))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        query.layers["other"] = query.layers["counts"]
+        del query.layers["counts"]
         with pytest.raises(ValueError, match="raw counts"):
             TransAnno.load_query_data(query, model)
+        query.layers["counts"] = query.layers["other"]
+        del query.layers["other"]
         found = probabilities(TransAnno.load_query_data(query, model, layer="counts"))
         np.testing.assert_allclose(found, expected, atol=1e-6)
         with pytest.raises(KeyError, match="layer='count'.*Did you mean 'counts'"):

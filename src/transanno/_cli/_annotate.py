@@ -54,7 +54,7 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
             console.step(f"Wrote {args.save_model}")
     model_key = model.registry["setup_args"]["labels_key"]
     labels_key = args.labels_key or model_key
-    _predict(query, model, args, console, hidden={labels_key, model_key})
+    model = _predict(query, model, args, console, hidden={labels_key, model_key})
     write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")
     _report(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
@@ -77,7 +77,7 @@ def demo(args: argparse.Namespace, console: Console) -> None:
         accelerator=args.accelerator,
         **progress_arguments(console),
     )
-    _predict(query, model, args, console, hidden={LABELS_KEY})
+    model = _predict(query, model, args, console, hidden={LABELS_KEY})
     write_h5ad(query, args.out / "annotated.h5ad")
     console.step(f"Wrote {args.out / 'annotated.h5ad'}")
     _report(query, model, LABELS_KEY, args.key_added, time.perf_counter() - started, console)
@@ -100,7 +100,7 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
     check_unique_genes(reference.var_names, name="reference")
-    check_query(query, reference.var_names, layer=args.layer)
+    query_genes = check_query(query, reference.var_names, layer=args.layer)
     types = reference_types(reference, args.labels_key, args.unlabeled_category)
     check_unassigned_threshold(args.unassigned_threshold, types)
     console.step(f"Training on {args.reference}")
@@ -110,7 +110,7 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
         batch_key=args.batch_key,
         layer=args.layer,
         unlabeled_category=args.unlabeled_category,
-        query_genes=query.var_names[~missing_genes(query.var)],
+        query_genes=query_genes,
         n_top_genes=args.n_top_genes,
         pretrained=args.pretrained,
         max_epochs=args.max_epochs,
@@ -120,13 +120,15 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
     )
 
 
-def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console: Console, *, hidden: set[str]) -> None:
-    """Write predictions and cell states into the query, whose labels are out of reach meanwhile."""
+def _predict(
+    query: AnnData, model: TransAnno, args: argparse.Namespace, console: Console, *, hidden: set[str]
+) -> TransAnno:
+    """Write predictions and cell states into the query, whose labels are out of reach meanwhile -> its model."""
     console.step(f"Annotating {query.n_obs} cells")
     obs = query.obs.copy()
     query.obs = obs.drop(columns=list(hidden), errors="ignore")
     try:
-        tl.annotate(
+        query_model = tl.annotate(
             query,
             model=model,
             layer=args.layer,
@@ -140,13 +142,14 @@ def _predict(query: AnnData, model: TransAnno, args: argparse.Namespace, console
             obs[key] = query.obs[key]
     finally:
         query.obs = obs
+    return query_model
 
 
 def _report(
     query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
-    n_shared = int(np.isin(model.genes.to_numpy(dtype=str), query.var_names.to_numpy(dtype=str)).sum())
+    n_shared = int((~model.module.is_missing).sum())
     console.detail(
         f"{query.n_obs} cells annotated in {seconds:.0f} s; {n_shared} of the model's {len(model.genes)} genes are in "
         "the query.\n"

@@ -42,6 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"transanno {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
     _add_annotate(commands)
+    _add_check(commands)
     _add_pretrain(commands)
     _add_demo(commands)
     return parser
@@ -122,6 +123,24 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
     training.add_argument("--overwrite", action="store_true", help="replace a model in the folder of --save-model")
 
 
+def _add_check(commands: argparse._SubParsersAction) -> None:
+    parser = _add_command(
+        commands,
+        "check",
+        "Look at a query before it is annotated.",
+        "Are these raw counts, which genes does it share with the reference or the model, also for each type, and are there "
+        "empty, outlying or duplicated cells? Ends with 2 if the query cannot be annotated as it is. Nothing is written.",
+    )
+    parser.add_argument("--query", type=Path, required=True, metavar="H5AD", help="cells to look at")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--reference", type=Path, metavar="H5AD", help="labeled cells to compare with")
+    source.add_argument("--model", type=Path, metavar="DIR", help="trained model to compare with")
+    parser.add_argument("--labels-key", metavar="KEY", help="column of obs with the cell types of the reference")
+    parser.add_argument("--batch-key", metavar="KEY", help="column of obs with technical batches")
+    parser.add_argument("--layer", metavar="KEY", help="layer of raw counts (default: X)")
+    _add_output(parser)
+
+
 def _add_pretrain(commands: argparse._SubParsersAction) -> None:
     parser = _add_command(
         commands,
@@ -176,6 +195,10 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where to compute (default: a GPU if there is one)",
     )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print scores, warnings and errors only")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from transanno._vocabulary import read_vocabulary, write_vocabulary
 from transanno.pp._align import align_genes
+from transanno.pp._check import CheckReport, Finding, check
 from transanno.pp._merge import merge
 from transanno.pp._preprocess import preprocess
 
-__all__ = ["align_genes", "merge", "preprocess", "read_vocabulary", "write_vocabulary"]
+__all__ = [
+    "CheckReport",
+    "Finding",
+    "align_genes",
+    "check",
+    "merge",
+    "preprocess",
+    "read_vocabulary",
+    "write_vocabulary",
+]

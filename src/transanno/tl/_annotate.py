@@ -9,7 +9,6 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
-from transanno._genes import missing_genes
 from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
 from transanno._seed import seeded
@@ -101,7 +100,7 @@ def annotate(
                 "query is a MuData, but the reference is an AnnData. Pass the modality that holds the counts, "
                 'for example mdata["rna"].'
             )
-        check_query(query, reference.var_names, layer=layer)
+        query_genes = check_query(query, reference.var_names, layer=layer)
         check_unassigned_threshold(unassigned_threshold, reference_types(reference, labels_key, unlabeled_category))
         model = fit_reference(
             reference,
@@ -109,7 +108,7 @@ def annotate(
             batch_key=batch_key,
             layer=layer,
             unlabeled_category=unlabeled_category,
-            query_genes=query.var_names[~missing_genes(query.var)],
+            query_genes=query_genes,
             n_top_genes=n_top_genes,
             pretrained=pretrained,
             seed=seed,

@@ -14,8 +14,10 @@ import scanpy as sc
 from anndata import AnnData
 
 from transanno._constants import UNLABELED_CATEGORY
+from transanno._gene_ids import other_features
 from transanno._genes import align_counts, match_genes
 from transanno._labels import as_strings
+from transanno._repair import find_counts, say
 from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.models import TransAnno, TransAnnoPretrain
@@ -80,7 +82,7 @@ def fit_reference(
     >>> model.save("model/")
     """
     _check_reference(reference, labels_key, batch_key, layer)
-    genes = reference.var_names
+    genes = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
         with warnings.catch_warnings():
             # Genes that the query lacks are not used here, and mapping the query reports on those that are.
@@ -157,7 +159,13 @@ def _reference_copy(
 ) -> AnnData:
     """Counts of some genes and the columns that training reads, apart from the user's object."""
     match = match_genes(reference.var_names, genes, name="reference", min_shared=1)
-    counts = align_counts(reference, match, layer=layer, name="reference")
+    source = find_counts(reference, layer=layer, name="reference")
+    if genes.isin(source.adata.var_names).all():  # raw, where counts may have been found, usually has more genes
+        say([source.note])
+        match = match_genes(source.adata.var_names, genes, name="reference", min_shared=1)
+        counts = align_counts(source.adata, match, layer=source.layer, name="reference")
+    else:
+        counts = align_counts(reference, match, layer=layer, name="reference")
     check_counts(counts, name="reference.X" if layer is None else f'reference.layers["{layer}"]')
     obs = pd.DataFrame(index=reference.obs_names.astype(str))
     for key in filter(None, (labels_key, batch_key)):

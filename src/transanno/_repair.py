@@ -1,0 +1,206 @@
+"""What of a user's data holds raw counts, and under which names of genes: found, or restored, in a copy of our own.
+
+Nothing here changes the user's object. What cannot be repaired without guessing is left as it is, for the checks after
+this to refuse.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
+from transanno._gene_ids import best_naming, gene_ids, other_features
+from transanno._restore import RestoredCounts, restore_counts
+from transanno._scale import Scale, detect_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+# Columns of obs in which scanpy, Seurat and others keep the number of counts of a cell.
+TOTALS_KEYS = ("n_counts", "total_counts", "nCount_RNA", "n_umis", "nUMI")
+
+
+@dataclass(frozen=True, eq=False)
+class CountsSource:
+    """Where the counts of some data are."""
+
+    adata: AnnData
+    """the user's object, or one of ours with its cells"""
+    layer: str | None
+    scale: Scale | None
+    """what the values are that the user pointed at; None where they are no numbers"""
+    note: str | None = None
+    """what was done, for the user"""
+    restored: RestoredCounts | None = None
+
+    @property
+    def matrix(self) -> Any:
+        """Values ``(n_obs, n_vars)``."""
+        return self.adata.X if self.layer is None else self.adata.layers[self.layer]
+
+
+def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource:
+    """The matrix that the user points at if it may be counts; else counts beside it, or those it can be restored to.
+
+    Looked for, in this order: ``layers["counts"]``, ``raw``, counts restored from the matrix itself, and from ``raw``. With
+    a ``layer`` that the user named, nothing but that layer.
+
+    Raises
+    ------
+    ValueError
+        If some cells hold counts and others fractions.
+    """
+    matrix = adata.X if layer is None else adata.layers[layer]
+    if matrix is None and layer is not None:
+        return CountsSource(adata, layer, None)
+    base = _log_base(adata)
+    scale = None
+    if matrix is not None:
+        if getattr(matrix, "dtype", np.dtype(object)).kind not in "biuf" or 0 in matrix.shape:
+            return CountsSource(adata, layer, None)
+        scale = detect_scale(matrix, log_base=base)
+        if scale.kind in ("counts", "fractional counts", "empty"):
+            return CountsSource(adata, layer, scale)
+    where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
+    found = f"{where} holds no raw counts ({scale})" if scale is not None else f"{where} is empty"
+    if layer is None:
+        beside = _counts_beside(adata, scale, found, name)
+        if beside is not None:
+            return beside
+    totals = known_totals(adata.obs)
+    restored = _restored(matrix, scale, totals)
+    if restored is not None:
+        note = f"{found}. The counts of {adata.n_obs} cells were restored from it{_doubts(restored)}."
+        return CountsSource(_own(adata, restored.counts, adata.var), None, scale, note, restored)
+    if layer is None and adata.raw is not None:
+        raw_scale = detect_scale(adata.raw.X, log_base=base)
+        restored = _restored(adata.raw.X, raw_scale, totals)
+        if restored is not None:
+            note = (
+                f"{found}. The counts of {adata.n_obs} cells and {adata.raw.n_vars} genes were restored from {name}.raw, which "
+                f"is {raw_scale}{_doubts(restored)}."
+            )
+            return CountsSource(_own(adata, restored.counts, adata.raw.var), None, scale, note, restored)
+    if scale is not None and scale.kind == "mixed":
+        # Their maximum is that of counts, so the check of values alone would take them for fractional counts.
+        raise ValueError(
+            f"{where} holds whole numbers in some cells and fractions in others, as if raw counts of some were put together "
+            "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
+            'their counts, or name the layer that holds them, for example layer="counts".'
+        )
+    return CountsSource(adata, layer, scale)
+
+
+def _restored(matrix: Any, scale: Scale | None, totals: np.ndarray | None) -> RestoredCounts | None:
+    if scale is None or not scale.is_restorable:
+        return None
+    return restore_counts(matrix, scale.bases, totals=totals)
+
+
+def _counts_beside(adata: AnnData, scale: Scale | None, found: str, name: str) -> CountsSource | None:
+    """Raw counts in the usual places beside X."""
+    if COUNTS_LAYER in adata.layers and detect_scale(adata.layers[COUNTS_LAYER]).kind == "counts":
+        return CountsSource(
+            adata, COUNTS_LAYER, scale, f'{found}. The raw counts of {name}.layers["{COUNTS_LAYER}"] are used.'
+        )
+    if adata.raw is not None and detect_scale(adata.raw.X).kind == "counts":
+        note = f"{found}. The raw counts of {name}.raw are used, with its {adata.raw.n_vars} genes."
+        return CountsSource(_own(adata, adata.raw.X, adata.raw.var), None, scale, note)
+    return None
+
+
+def _own(adata: AnnData, matrix: Any, var: pd.DataFrame) -> AnnData:
+    """-> object of ours with these values and the cells of ``adata``; neither obs nor uns are needed."""
+    if not isinstance(matrix, np.ndarray) and hasattr(matrix, "to_memory"):
+        matrix = matrix.to_memory()
+    var = var.copy()
+    if IS_MISSING_KEY in adata.var and IS_MISSING_KEY not in var and var.index.equals(adata.var.index):
+        var[IS_MISSING_KEY] = adata.var[IS_MISSING_KEY]
+    var.index = var.index.astype(str)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+        return AnnData(matrix, obs=pd.DataFrame(index=adata.obs_names.astype(str)), var=var)
+
+
+def known_totals(obs: pd.DataFrame) -> np.ndarray | None:
+    """-> numbers of counts of the cells as another program wrote them ``(n_obs,)``, if they are whole numbers."""
+    for key in TOTALS_KEYS:
+        if key in obs and pd.api.types.is_numeric_dtype(obs[key]):
+            totals = obs[key].to_numpy(dtype=np.float64, na_value=np.nan)
+            if np.isfinite(totals).all() and (totals == np.rint(totals)).all() and (totals > 0).any():
+                return totals
+    return None
+
+
+def _log_base(adata: AnnData) -> float | None:
+    """Base that scanpy noted down."""
+    noted = adata.uns.get("log1p")
+    base = noted.get("base") if isinstance(noted, dict) else None
+    return float(base) if isinstance(base, int | float | np.number) else None
+
+
+def _doubts(restored: RestoredCounts) -> str:
+    n_inexact, n_ambiguous = np.count_nonzero(restored.is_inexact), np.count_nonzero(restored.is_ambiguous)
+    doubts = []
+    if n_inexact:
+        doubts.append(f"{n_inexact} of them rounded, because their values are not whole multiples of one unit")
+    if n_ambiguous:
+        doubts.append(f"{n_ambiguous} of them up to a factor, because all of their values are the same")
+    return f" ({'; '.join(doubts)})" if doubts else ", all of them whole numbers"
+
+
+def find_names(var: pd.DataFrame, vocabulary: Iterable[str], *, name: str) -> tuple[pd.Index, list[str], list[str]]:
+    """Names of the columns as the vocabulary spells them ``(n_vars,)``, what the user has to know, and what they may."""
+    vocabulary = pd.Index(vocabulary).astype(str)
+    warn, tell = [], []
+    naming = best_naming(var, vocabulary)
+    names = naming.names
+    if naming.how is not None:
+        text = (
+            f"The names of {name} are not those of the model: its genes were matched by {naming.how}, which gives "
+            f"{naming.n_shared} of the model's {len(vocabulary)} genes"
+        )
+        if naming.by_case:
+            text += (
+                ". This is another species, or symbols were changed to upper case. Genes of one symbol in human and mouse "
+                "are mostly orthologs, but a model of the query's own species is better"
+            )
+        warn.append(f"{text}.")
+    elif naming.n_shared:
+        here, there = gene_ids(names), gene_ids(vocabulary)
+        if here.species and there.species and here.species != there.species:
+            warn.append(
+                f"The genes of {name} look like {here.species} ({here}), those of the model like {there.species}. If this is "
+                "so, a cell gets the most similar type of another species or tissue: use a model of the query's own species."
+            )
+    is_other = other_features(var)
+    if is_other.any():
+        clash = is_other & np.asarray(names.isin(vocabulary))
+        # Their own names would be summed with a gene's: CD4 is both.
+        names = pd.Index(np.where(is_other, names + " (no gene)", names), dtype=object)
+        text = f"{np.count_nonzero(is_other)} features of {name} are antibodies, hashtags or others beside genes"
+        if clash.any():
+            shown = ", ".join(var.index[clash][:3].astype(str))
+            warn.append(
+                f"{text}; {np.count_nonzero(clash)} of them are called like a gene ({shown}). None of them is used."
+            )
+        else:
+            tell.append(f"{text}; they are not used.")
+    return names, warn, tell
+
+
+def say(warn: Iterable[str | None], tell: Iterable[str] = ()) -> None:
+    """What was repaired, as warnings of the caller's caller; what hardly matters, in the log."""
+    for text in filter(None, warn):
+        warnings.warn(f"{text} Your object is as it was.", UserWarning, stacklevel=3)
+    for text in tell:
+        logger.info("%s", text)

@@ -31,6 +31,9 @@ MISSING_CATEGORY: Final = "missing"
 QUERY_CATEGORY: Final = "query"
 """Batch category of a query that has no batch column."""
 
+OTHER_GENES: Final = "(other genes)"
+"""Last column of a model that normalizes by all counts of a cell: those of genes outside its vocabulary."""
+
 TARGET_SUM: Final = 1e4
 """Total that the counts of a cell are scaled to before the logarithm."""
 

@@ -219,18 +219,6 @@ class AnnotationDataSplitter(DataSplitter):
         self.train_idx = rng.permutation(np.setdiff1d(np.arange(n_obs), np.r_[self.val_idx, self.test_idx]))
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
-    def class_probabilities(self) -> np.ndarray:
-        """-> how often each type is drawn in training ``(n_labels,)``, sums to 1; of all cells before :meth:`setup`."""
-        train_idx = getattr(self, "train_idx", np.arange(len(self.codes)))
-        codes = self.codes[train_idx.astype(int)]
-        n_per_class = np.bincount(codes[codes >= 0], minlength=self.n_classes).astype(float)
-        drawn = np.where(n_per_class > 0, n_per_class, 0.5)
-        if not self.distributed_sampler:
-            limit = np.inf if self.n_samples_per_label is None else self.n_samples_per_label
-            exponent = 1.0 if self.class_balance == "oversample" else self.class_balance
-            drawn = drawn.clip(max=limit) ** (1.0 - exponent)
-        return drawn / drawn.sum()
-
     def train_dataloader(self) -> DataLoader:
         """Minibatches drawn by :class:`ClassBalancedSampler`."""
         batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size

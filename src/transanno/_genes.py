@@ -257,6 +257,15 @@ def align_counts(
     return aligned
 
 
+def sum_columns(adata: AnnData, columns: np.ndarray, *, layer: str | None = None, chunk_size: int = 1024) -> np.ndarray:
+    """Counts of these columns together, for every cell `(n_obs,)`; read as :func:`align_counts` reads them."""
+    matrix = adata.X if layer is None else adata.layers[layer]
+    ones = np.ones(len(columns), dtype=np.float32)
+    selector = sp.csr_matrix((ones, (columns, np.zeros(len(columns), dtype=int))), shape=(adata.n_vars, 1))
+    read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
+    return np.asarray(read(matrix, selector, columns, chunk_size).sum(axis=1), dtype=np.float64).ravel()
+
+
 def check_unmeasured(counts: Any, is_missing: np.ndarray, genes: pd.Index, *, name: str) -> None:
     """Raise if values stand where nothing was measured: masking them would lose them without a word."""
     columns = np.flatnonzero(is_missing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,9 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._constants import IS_MISSING_KEY
-from transanno._genes import GeneMatch, align_counts, match_genes, missing_genes
+from transanno._constants import IS_MISSING_KEY, OTHER_GENES
+from transanno._genes import align_counts, match_genes, missing_genes
+from transanno._other_genes import count_other_genes
 from transanno._repair import find_counts, find_names, say
 from transanno._validation import check_counts, check_layer, check_not_empty
 
@@ -94,11 +95,18 @@ def rna_modality(data: AnnData | MuData, spec: DataSpec, *, name: str) -> AnnDat
     return data.mod[spec.modality]
 
 
-def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, name: str = "query") -> AlignedData:
+def align(
+    data: AnnData | MuData,
+    spec: DataSpec,
+    *,
+    shares: Mapping[str, float] | None = None,
+    layer: str | None = None,
+    name: str = "query",
+) -> AlignedData:
     """Match genes by name, check the counts, and take the obs columns that the model reads.
 
-    ``layer`` holds the raw counts of these data, where it is not the one that the model was set up with. Counts and
-    names that can be repaired for sure are, in our copy and with a warning.
+    ``shares`` are those of the reference's genes, see :func:`count_other_genes`. ``layer`` holds the raw counts of these
+    data, where it is not the one that the model was set up with. Counts and names that can be repaired for sure are, in our copy and with a warning.
 
     Raises
     ------
@@ -111,8 +119,8 @@ def align(data: AnnData | MuData, spec: DataSpec, *, layer: str | None = None, n
     layer = spec.layer if layer is None else layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
-    counts, match = _read(adata, spec.vocabulary, layer=layer, name=name)
-    return AlignedData(counts, match.is_missing, _read_obs(data, adata, spec), spec)
+    counts, is_missing = _read(adata, spec.vocabulary, shares=shares, layer=layer, name=name)
+    return AlignedData(counts, is_missing, _read_obs(data, adata, spec), spec)
 
 
 def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> pd.Index:
@@ -125,25 +133,38 @@ def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> p
     check_layer(query, layer, name="query")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
-        _, match = _read(query, pd.Index(genes).astype(str), layer=layer, name="query", min_shared=1)
-    return match.vocabulary[~match.is_missing]
+        vocabulary = pd.Index(genes).astype(str)
+        _, is_missing = _read(query, vocabulary, layer=layer, name="query", min_shared=1)
+    return vocabulary[~is_missing]
 
 
 def _read(
-    adata: AnnData, vocabulary: pd.Index, *, layer: str | None, name: str, min_shared: int | None = None
-) -> tuple[sp.csr_matrix, GeneMatch]:
-    """Counts in the order of the vocabulary ``(n_obs, n_vocabulary)``, repaired and checked, and which genes they have."""
+    adata: AnnData,
+    vocabulary: pd.Index,
+    *,
+    shares: Mapping[str, float] | None = None,
+    layer: str | None,
+    name: str,
+    min_shared: int | None = None,
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Counts in the order of the vocabulary ``(n_obs, n_vocabulary)``, repaired and checked, and which genes they lack."""
     is_missing = missing_genes(adata.var)
     source = find_counts(adata, layer=layer, name=name)
     var = source.adata.var
     if source.adata is not adata:
         is_missing = missing_genes(var)
-    names, warn, tell = find_names(var, vocabulary, name=name)
+    adds_others = OTHER_GENES in vocabulary and OTHER_GENES not in var.index
+    genes = vocabulary[:-1] if adds_others else vocabulary
+    names, warn, tell = find_names(var, genes, name=name)
     say([source.note, *warn], tell)
-    match = match_genes(names, vocabulary, var=var, is_missing=is_missing, min_shared=min_shared, name=name)
+    match = match_genes(names, genes, var=var, is_missing=is_missing, min_shared=min_shared, name=name)
     counts = align_counts(source.adata, match, layer=source.layer, name=name)
     check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
-    return counts, match
+    if not adds_others:
+        return counts, match.is_missing
+    others = count_other_genes(source.adata, names, is_missing, counts, genes, shares, layer=source.layer)
+    counts = sp.hstack([counts, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
+    return counts, np.append(match.is_missing, False)
 
 
 def _read_obs(data: AnnData | MuData, adata: AnnData, spec: DataSpec) -> pd.DataFrame:

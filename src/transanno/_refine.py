@@ -1,21 +1,11 @@
 """Probabilities of a query's cells, refined by what the query as a whole looks like. No labels are used.
 
-Two steps, each measured over many reference -> query pairs (docs/decisions/0003):
-
-1. The query's composition differs from the training's. Its class prior is estimated by expectation
-   maximization :cite:p:`saerens2002adjusting`, here with a Dirichlet prior at the training composition, because the
-   plain maximum-likelihood estimate starves rare types.
-2. A cell resembles its neighbors *in the query*, whose structure owes nothing to the reference. Its
-   probabilities are averaged once with those of its nearest neighbors.
-
-Both steps favor common types, and both would erase a type with fewer cells than a neighborhood or two. Cells
-called such a type therefore keep their own probabilities: without this guard the mean macro-F1 falls below
-that of unrefined predictions.
+A cell resembles its neighbors *in the query*, whose structure owes nothing to the reference: its probabilities are averaged
+once with those of its nearest neighbors (docs/decisions/0003). That favors common types, and would erase a type with
+fewer cells than a neighborhood or two; cells called such a type therefore keep their own probabilities.
 """
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 import scanpy as sc
@@ -23,52 +13,38 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
-_PRIOR_STRENGTH = 0.3  # cells of the training composition added per query cell
-_N_ITERATIONS = 50
+from transanno._log_normalize import log_normalize
+
 _N_COMPONENTS = 30
 _N_NEIGHBORS = 15
-_NEIGHBOR_WEIGHT = 0.7
+_NEIGHBOR_WEIGHT = 0.5
 # Cells called a type of fewer cells are left alone: two neighborhoods full.
 _MIN_CELLS_OF_TYPE = 2 * _N_NEIGHBORS
-# Fewer cells have no composition or neighborhood to speak of.
+# Fewer cells have no neighborhood to speak of.
 _MIN_CELLS = 50
 # Exact neighbors up to here; an approximate search beyond.
 _MAX_EXACT = 50_000
 
 
-def refine_probabilities(probabilities: np.ndarray, training_prior: np.ndarray, counts: sp.csr_matrix) -> np.ndarray:
+def refine_probabilities(
+    probabilities: np.ndarray, counts: sp.csr_matrix, is_other: np.ndarray | None = None
+) -> np.ndarray:
     """Probabilities ``(n_obs, n_labels)``, counts ``(n_obs, n_vars)`` -> refined probabilities, rows sum to 1.
 
-    ``training_prior (n_labels,)`` is the class composition that the network was trained with.
+    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and nothing else.
     """
     if len(probabilities) < _MIN_CELLS:
         return probabilities
-    shifted = correct_prior(probabilities, training_prior)
-    averaged = neighbor_average(shifted, nearest_neighbors(counts))
-    refined = (1.0 - _NEIGHBOR_WEIGHT) * shifted + _NEIGHBOR_WEIGHT * averaged
+    averaged = neighbor_average(probabilities, nearest_neighbors(counts, is_other))
+    refined = (1.0 - _NEIGHBOR_WEIGHT) * probabilities + _NEIGHBOR_WEIGHT * averaged
     called = probabilities.argmax(axis=1)
     is_rare = np.bincount(called, minlength=probabilities.shape[1]) < _MIN_CELLS_OF_TYPE
     return np.where(is_rare[called][:, None], probabilities, refined)
 
 
-def correct_prior(probabilities: np.ndarray, training_prior: np.ndarray) -> np.ndarray:
-    """Probabilities under the training prior -> under the query's, estimated by MAP expectation maximization."""
-    n_pseudo = _PRIOR_STRENGTH * len(probabilities)
-    prior, corrected = training_prior, probabilities
-    for _ in range(_N_ITERATIONS):
-        corrected = probabilities * (prior / training_prior)
-        corrected /= corrected.sum(axis=1, keepdims=True)
-        prior = (corrected.sum(axis=0) + n_pseudo * training_prior) / (len(probabilities) + n_pseudo)
-    return corrected
-
-
-def nearest_neighbors(counts: sp.csr_matrix) -> np.ndarray:
+def nearest_neighbors(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> np.ndarray:
     """counts ``(n_obs, n_vars)`` -> positions of every cell's neighbors ``(n_obs, n_neighbors)``, itself left out."""
-    adata = AnnData(counts.copy())
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Some cells have zero counts")  # neighbors of each other, then
-        sc.pp.normalize_total(adata, target_sum=1e4)
-    sc.pp.log1p(adata)
+    adata = AnnData(log_normalize(counts, is_other))
     n_neighbors = min(_N_NEIGHBORS, adata.n_obs - 1)
     if (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:  # identical cells have no principal components
         return (np.arange(adata.n_obs)[:, None] + np.arange(1, n_neighbors + 1)) % adata.n_obs

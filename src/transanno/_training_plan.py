@@ -33,6 +33,10 @@ class TransAnnoTrainingPlan(TrainingPlan):
         ``"AdamW"``, or ``"Adam"``, whose weight decay is part of the gradient.
     lr
         Peak learning rate.
+    gene_lr
+        Peak learning rate of the encoder's gene embeddings, as a share of ``lr``. They start at principal axes of the
+        reference, and steps of full size overfit the noisy genes (docs/decisions/0007). Default: 0.02 in fine-tuning
+        with slots; otherwise, and where embeddings start at random, 1.
     lr_schedule
         ``"cosine"``: a rise, then one cosine to ``lr_min``, stepped at every update. ``"warm_restarts"``: cosines over
         15, 30, 60, … epochs :cite:p:`loshchilov2017sgdr`, each after a rise over its first 5 epochs and each with nine
@@ -76,6 +80,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         *,
         optimizer: Literal["AdamW", "Adam"] = "AdamW",
         lr: float = 1e-3,
+        gene_lr: float | None = None,
         lr_schedule: Literal["cosine", "warm_restarts"] = "cosine",
         lr_min: float = 0.0,
         weight_decay: float = 0.01,
@@ -94,6 +99,8 @@ class TransAnnoTrainingPlan(TrainingPlan):
         check_choice("lr_schedule", lr_schedule, ("cosine", "warm_restarts"))
         check_choice("masking", masking, ("uniform", "expressed"))
         check_interval("lr", lr, 0.0)
+        if gene_lr is not None:
+            check_interval("gene_lr", gene_lr, 0.0, 1.0)
         check_interval("lr_min", lr_min, 0.0, lr)
         check_interval("weight_decay", weight_decay, 0.0)
         check_interval("warmup_fraction", warmup_fraction, 0.0, 1.0)
@@ -114,6 +121,8 @@ class TransAnnoTrainingPlan(TrainingPlan):
             use_labels=use_labels,
             label_smoothing=label_smoothing,
         )
+        is_fine_tuned = use_labels and module.n_classes > 0
+        self.gene_lr = (module.encoder.fine_tuning_gene_lr if is_fine_tuned else 1.0) if gene_lr is None else gene_lr
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.masking = {"max_masked_fraction": max_masked_fraction}
@@ -159,7 +168,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         An update is a minibatch, or as many as ``accumulate_grad_batches`` says.
         """
         optimizer = getattr(torch.optim, self.optimizer_name)(
-            _parameter_groups(self.module, self.weight_decay),
+            _parameter_groups(self.module, self.weight_decay, self.lr, self.gene_lr),
             lr=self.lr,
             betas=(0.9, 0.98),
             # One kernel for all parameters: a third of a training step on a CPU otherwise.
@@ -195,15 +204,17 @@ def _warm_restarts(epoch: int) -> float:
     return peak * _warmup_cosine(epoch, _WARMUP_EPOCHS, length)
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: weights of linear layers decay, everything else does not.
+def _parameter_groups(module: nn.Module, weight_decay: float, lr: float, gene_lr: float) -> list[dict[str, Any]]:
+    """Trainable parameters in three groups: gene embeddings, weights of linear layers, which decay, and all others.
 
     Decay would move the embeddings of genes and batches that a minibatch says nothing about.
     """
-    decayed = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)}
+    of_genes = {id(module.encoder.gene_embedding)}
+    decayed = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Linear)} - of_genes
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if id(p) in decayed], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if id(p) not in decayed], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) not in decayed | of_genes], "weight_decay": 0.0},
+        {"params": [p for p in trainable if id(p) in of_genes], "weight_decay": 0.0, "lr": lr * gene_lr},
     ]
     return [group for group in groups if group["params"]]

@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scanpy as sc
 import scipy.sparse as sp
-from anndata import AnnData
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from transanno._constants import TARGET_SUM
+from transanno._log_normalize import log_normalize
 
 WIDE_SHARE = 0.7
 """Weight of the wide path in the logits, the same for all data (docs/decisions/0007)."""
@@ -25,10 +23,11 @@ _MAX_ITERATIONS, _TOLERANCE = 200, 1e-3
 
 
 def fit_wide_path(
-    counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, rng: np.random.Generator
+    counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, n_labels: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Counts ``(n_obs, n_vars)``, label codes ``(n_obs,)`` -> weight ``(n_labels, n_vars)``, intercept ``(n_labels,)``.
 
+    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and get no weight.
     L2-regularized logistic regression on log1p of counts per 10,000 over the cells and thinned copies of them, in which
     every type has the same total weight: a type with one cell is otherwise never predicted. None if there are fewer
     than two types.
@@ -37,7 +36,7 @@ def fit_wide_path(
     if len(types) < 2:
         return None
     n_thinned = int(np.clip(round(_N_ROWS / len(codes)), _MIN_COPIES, _MAX_COPIES))
-    copies = [log_normalize(cells) for cells in (counts, *(thin(counts, rng) for _ in range(n_thinned)))]
+    copies = [log_normalize(cells, is_other) for cells in (counts, *(thin(counts, rng) for _ in range(n_thinned)))]
     n_copies = len(copies)
     weights = len(codes) / (len(types) * n_per_type[positions])
     # C is the strength of the evidence against the penalty: copies are no new evidence.
@@ -49,7 +48,7 @@ def fit_wide_path(
     if len(types) == 2:  # scikit-learn gives one row, the log-odds of the second
         weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2
     full_weight, full_intercept = np.zeros((n_labels, counts.shape[1])), np.full(n_labels, intercept.min())
-    full_weight[types], full_intercept[types] = weight, intercept
+    full_weight[np.ix_(types, ~is_other)], full_intercept[types] = weight, intercept
     return full_weight, full_intercept
 
 
@@ -72,13 +71,3 @@ def thin(counts: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
     kept = rng.uniform(_MIN_COUNT_FRACTION, 1.0, counts.shape[0])
     molecules = rng.binomial(np.rint(counts.data).astype(np.int64), np.repeat(kept, np.diff(counts.indptr)))
     return sp.csr_matrix((molecules.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
-
-
-def log_normalize(counts: sp.csr_matrix) -> sp.csr_matrix:
-    """Counts ``(n_obs, n_vars)`` -> log1p of counts per 10,000; empty cells stay empty."""
-    adata = AnnData(counts)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Some cells have zero counts")
-        sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
-    sc.pp.log1p(adata)
-    return adata.X

@@ -305,7 +305,6 @@ class TestArguments:
     def test_training_record_survives(self, model, saved_reference):
         assert len(model.history["train_loss"]) == 20
         assert len(model.train_indices) + len(model.validation_indices) == 97
-        assert model.training_prior_ is not None
 
 
 @pytest.mark.gpu

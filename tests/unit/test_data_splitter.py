@@ -211,19 +211,6 @@ class TestAnnotationDataSplitter:
         splitter.setup()
         assert [len(b[REGISTRY_KEYS.X_KEY]) for b in splitter.train_dataloader()] == [17] * 6
 
-    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0, "oversample"])
-    @pytest.mark.parametrize("limit", [None, 7])
-    def test_class_probabilities_are_the_empirical_frequencies(self, class_balance, limit):
-        splitter = make_splitter(train_size=1.0, class_balance=class_balance, n_samples_per_label=limit)
-        splitter.setup()
-        probabilities = splitter.class_probabilities()
-        assert probabilities.sum() == pytest.approx(1.0)
-        sampler = splitter.train_dataloader().sampler
-        drawn = splitter.codes[splitter.train_idx[np.concatenate([epoch(sampler) for _ in range(200)])]]
-        drawn = drawn[drawn >= 0]
-        found = np.bincount(drawn, minlength=3) / len(drawn)
-        assert (np.abs(found - probabilities) < 5 * np.sqrt(0.25 / len(drawn))).all()
-
     @pytest.mark.parametrize("class_balance", [-0.1, 1.1])
     def test_class_balance_out_of_bounds(self, class_balance):
         with pytest.raises(ValueError, match=rf"class_balance={class_balance} is outside \[0, 1\]"):
@@ -232,15 +219,6 @@ class TestAnnotationDataSplitter:
     def test_unknown_class_balance(self):
         with pytest.raises(ValueError, match="class_balance='undersample' is not known. Allowed: 'oversample'"):
             make_splitter(class_balance="undersample")
-
-    def test_type_without_cells_has_a_positive_probability(self):
-        splitter = make_splitter()
-        splitter.n_classes = 5  # two types that only the reference has
-        splitter.setup()
-        probabilities = splitter.class_probabilities()
-        assert probabilities.shape == (5,)
-        assert (probabilities > 0).all()
-        assert probabilities.argmin() in (3, 4)
 
     def test_small_last_minibatch_is_no_warning(self):
         make_splitter(["a"] * 9 + ["b"] * 9, train_size=1.0)  # 18 = 17 + 1; a warning would be an error

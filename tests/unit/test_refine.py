@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from transanno._refine import correct_prior, nearest_neighbors, neighbor_average, refine_probabilities
+from transanno._refine import nearest_neighbors, neighbor_average, refine_probabilities
 
 N_OBS, N_VARS, N_LABELS = 211, 37, 3
-PRIOR = np.array([0.5, 0.3, 0.2])
 
 
 def make_probabilities(n_obs: int = N_OBS, seed: int = 0, alpha=(0.3, 0.5, 0.9)) -> np.ndarray:
@@ -18,48 +17,6 @@ def make_counts(n_obs: int = N_OBS, n_vars: int = N_VARS) -> sp.csr_matrix:
     rng = np.random.default_rng(1)
     mean = rng.gamma(0.5, 8.0, size=(n_obs, n_vars))
     return sp.csr_matrix(rng.poisson(mean).astype("float32"))
-
-
-class TestCorrectPrior:
-    def test_equals_obvious_loops(self):
-        probabilities = make_probabilities(31)
-        prior = list(PRIOR)
-        for _ in range(50):
-            corrected = []
-            for row in probabilities:
-                posterior = [row[k] * prior[k] / PRIOR[k] for k in range(N_LABELS)]
-                corrected.append([p / sum(posterior) for p in posterior])
-            prior = [
-                (sum(row[k] for row in corrected) + 0.3 * 31 * PRIOR[k]) / (31 + 0.3 * 31) for k in range(N_LABELS)
-            ]
-        np.testing.assert_allclose(correct_prior(probabilities, PRIOR), corrected, rtol=1e-10)
-
-    def test_rows_stay_on_the_simplex_and_input_as_it_is(self):
-        probabilities = make_probabilities()
-        before = probabilities.copy()
-        corrected = correct_prior(probabilities, PRIOR)
-        assert (corrected >= 0).all()
-        np.testing.assert_allclose(corrected.sum(axis=1), 1.0)
-        np.testing.assert_array_equal(probabilities, before)
-
-    def test_composition_of_training_is_a_fixed_point(self):
-        probabilities = make_probabilities()
-        np.testing.assert_allclose(correct_prior(probabilities, probabilities.mean(axis=0)), probabilities, rtol=1e-10)
-
-    def test_shift_goes_toward_the_composition_of_the_query(self):
-        """Cells of known composition, probabilities by Bayes under the training prior."""
-        rng = np.random.default_rng(0)
-        query_prior = np.array([0.1, 0.2, 0.7])
-        labels = rng.choice(3, size=5003, p=query_prior)
-        likelihood = np.exp(rng.normal(size=(5003, 3)) + 1.2 * np.eye(3)[labels])
-        naive = likelihood * PRIOR / (likelihood * PRIOR).sum(axis=1, keepdims=True)
-        corrected = correct_prior(naive, PRIOR)
-        assert (corrected.argmax(axis=1) == labels).mean() > (naive.argmax(axis=1) == labels).mean() + 0.02
-        assert np.abs(corrected.mean(axis=0) - query_prior).sum() < np.abs(naive.mean(axis=0) - query_prior).sum()
-
-    def test_certain_cells_stay_certain(self):
-        probabilities = np.eye(3)[np.arange(61) % 3]
-        np.testing.assert_array_equal(correct_prior(probabilities, PRIOR), probabilities)
 
 
 class TestNearestNeighbors:
@@ -81,6 +38,19 @@ class TestNearestNeighbors:
         assert all(len(set(row)) == k for row in found)
         ours = np.sort(np.take_along_axis(distance, found, axis=1), axis=1)
         np.testing.assert_allclose(ours, np.sort(distance, axis=1)[:, :k], rtol=1e-3)
+
+    def test_other_genes_only_count_in_the_total(self):
+        counts, is_other = make_counts(61), np.arange(N_VARS) == N_VARS - 1
+        strong = counts.toarray()
+        strong[:, -1] = np.random.default_rng(2).integers(0, 5000, 61)
+        found = nearest_neighbors(sp.csr_matrix(strong), is_other)
+        scaled = np.log1p(strong[:, :-1] / strong.sum(axis=1, keepdims=True) * 1e4)
+        u, s, _ = np.linalg.svd(scaled - scaled.mean(axis=0), full_matrices=False)
+        x = u[:, :30] * s[:30]
+        distance = np.sqrt(((x[:, None] - x[None]) ** 2).sum(axis=2))
+        np.fill_diagonal(distance, np.inf)
+        ours = np.sort(np.take_along_axis(distance, found, axis=1), axis=1)
+        np.testing.assert_allclose(ours, np.sort(distance, axis=1)[:, :15], rtol=1e-3)
 
     def test_counts_stay_as_they_are(self):
         counts = make_counts(61)
@@ -104,14 +74,15 @@ def test_neighbor_average_equals_loops():
 
 
 class TestRefineProbabilities:
-    def test_is_its_steps_in_order(self):
+    def test_is_half_of_the_neighbors(self):
         probabilities, counts = make_probabilities(alpha=(0.8, 0.6, 0.7)), make_counts()
         called = probabilities.argmax(axis=1)
         assert (np.bincount(called) >= 30).all()
-        shifted = correct_prior(probabilities, PRIOR)
         neighbors = nearest_neighbors(counts)
-        expected = np.stack([0.3 * shifted[i] + 0.7 * shifted[neighbors[i]].mean(axis=0) for i in range(N_OBS)])
-        refined = refine_probabilities(probabilities, PRIOR, counts)
+        expected = np.stack(
+            [0.5 * probabilities[i] + 0.5 * probabilities[neighbors[i]].mean(axis=0) for i in range(N_OBS)]
+        )
+        refined = refine_probabilities(probabilities, counts)
         np.testing.assert_allclose(refined, expected)
         np.testing.assert_allclose(refined.sum(axis=1), 1.0)
 
@@ -120,7 +91,7 @@ class TestRefineProbabilities:
         called = probabilities.argmax(axis=1)
         assert 0 < (called == 2).sum() < 30 <= (called == 0).sum()
         before = probabilities.copy()
-        refined = refine_probabilities(probabilities, PRIOR, make_counts())
+        refined = refine_probabilities(probabilities, make_counts())
         np.testing.assert_array_equal(refined[called == 2], before[called == 2])
         assert not np.isclose(refined[called < 2], before[called < 2]).all(axis=1).any()
         np.testing.assert_allclose(refined.sum(axis=1), 1.0)
@@ -128,11 +99,11 @@ class TestRefineProbabilities:
     @pytest.mark.parametrize(("n_rare", "is_kept"), [(29, True), (30, False)])
     def test_bound_of_rare(self, n_rare, is_kept):
         probabilities = np.where(np.arange(N_OBS)[:, None] < n_rare, [0.1, 0.1, 0.8], [0.7, 0.2, 0.1])
-        refined = refine_probabilities(probabilities, PRIOR, make_counts())
+        refined = refine_probabilities(probabilities, make_counts())
         assert np.array_equal(refined[:n_rare], probabilities[:n_rare]) == is_kept
 
     @pytest.mark.parametrize(("n_obs", "is_same"), [(1, True), (49, True), (50, False), (61, False)])
     def test_few_cells_are_left_alone(self, n_obs, is_same):
         probabilities = make_probabilities(n_obs, alpha=(9.0, 1.0, 1.0))
-        refined = refine_probabilities(probabilities, PRIOR, make_counts(n_obs))
+        refined = refine_probabilities(probabilities, make_counts(n_obs))
         assert np.array_equal(refined, probabilities) == is_same

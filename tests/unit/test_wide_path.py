@@ -11,7 +11,8 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from transanno import _wide_path
-from transanno._wide_path import choose_cells, fit_wide_path, log_normalize, thin
+from transanno._log_normalize import log_normalize
+from transanno._wide_path import choose_cells, thin
 
 
 @pytest.fixture
@@ -25,6 +26,11 @@ def cells_of_types(rng: np.random.Generator, n_per_type: list[int]) -> tuple[sp.
     rates = np.full((len(codes), len(n_per_type) + 2), 5.0)
     rates[np.arange(len(codes)), codes] = 40.0
     return sp.csr_matrix(rng.poisson(rates).astype(np.float32)), codes
+
+
+def fit_wide_path(counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, rng: np.random.Generator, is_other=None):
+    is_other = np.zeros(counts.shape[1], dtype=bool) if is_other is None else is_other
+    return _wide_path.fit_wide_path(counts, codes, is_other, n_labels, rng)
 
 
 class TestFit:
@@ -65,6 +71,21 @@ class TestFit:
         weight, intercept = fit_wide_path(counts, codes * 2, 3, rng)
         assert (weight[1] == 0).all()
         assert set((log_normalize(counts) @ weight.T + intercept).argmax(axis=1)) == {0, 2}
+
+    def test_other_genes_count_in_the_total_and_have_no_weight(self, rng, monkeypatch):
+        monkeypatch.setattr(_wide_path, "thin", lambda counts, rng: counts)
+        counts, codes = cells_of_types(rng, [20, 20, 20])
+        others = sp.csr_matrix(rng.poisson(500.0, (len(codes), 1)).astype(np.float32))
+        is_other = np.array([False] * counts.shape[1] + [True])
+        both = sp.hstack([counts, others], format="csr")
+        weight, intercept = fit_wide_path(both, codes, 3, rng, is_other)
+        assert (weight[:, -1] == 0).all()
+        expression = log_normalize(both, is_other)
+        by_hand = np.log1p(counts.toarray() * 1e4 / both.sum(axis=1).A1[:, None])
+        np.testing.assert_allclose(expression.toarray(), by_hand, rtol=1e-5)
+        plain = LogisticRegression(C=1.0, max_iter=1000).fit(by_hand, codes)
+        found = softmax(expression @ weight[:, :-1].T + intercept, axis=1)
+        np.testing.assert_allclose(found, plain.predict_proba(by_hand), atol=0.01)
 
     def test_one_type_has_no_wide_path(self, rng):
         counts, codes = cells_of_types(rng, [10])

@@ -21,6 +21,7 @@ from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
+from transanno._constants import OTHER_GENES
 from transanno._fields import encode_batches
 from transanno._genes import missing_genes
 from transanno._module import TransAnnoModule
@@ -48,6 +49,8 @@ class TransAnnoBase(BaseModelClass):
     _training_plan_cls = TransAnnoTrainingPlan
     _train_runner_cls = TrainRunner
 
+    # Share of every gene in the counts of the reference, where the model normalizes by all counts of a cell.
+    gene_shares_: dict[str, float] | None = None
     # The object that the user gave and that predictions are written to, where it is not `adata` itself.
     _target: AnnData | MuData | None = None
     _target_layer: str | None = None
@@ -68,6 +71,7 @@ class TransAnnoBase(BaseModelClass):
             f"{type(self).__name__} model with encoder {architecture['encoder']!r}, "
             f"{describe(self.module.encoder_arguments)}, genes: {stats.n_vars}, batches: {stats.n_batch}{summary}"
         )
+        self.module.is_other.copy_(torch.from_numpy(np.asarray(self._spec.vocabulary == OTHER_GENES)))
         filled = architecture | self.module.encoder_arguments
         if "head" in architecture:
             filled["head"] = self.module.head
@@ -80,13 +84,14 @@ class TransAnnoBase(BaseModelClass):
 
     @property
     def genes(self) -> pd.Index:
-        """Gene vocabulary of the model, in the order of its weights ``(n_vars,)``."""
-        return self._spec.vocabulary
+        """Gene vocabulary of the model, in the order of its weights."""
+        vocabulary = self._spec.vocabulary
+        return vocabulary[vocabulary != OTHER_GENES]
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Genes as scvi-tools wants them: an array, or for a MuData one per modality."""
         if self.adata is None and self._spec.modality is not None and not legacy_mudata_format:
-            return {self._spec.modality: self.genes.to_numpy()}
+            return {self._spec.modality: self._spec.vocabulary.to_numpy()}
         return super().get_var_names(legacy_mudata_format=legacy_mudata_format)
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -185,7 +190,9 @@ class TransAnnoBase(BaseModelClass):
             if target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
                 self._validate_anndata(registered)  # another model may have registered it since
                 return target, None
-        return target, align(target, self._spec, layer=self._target_layer if is_own else None, name="adata")
+        return target, align(
+            target, self._spec, shares=self.gene_shares_, layer=self._target_layer if is_own else None, name="adata"
+        )
 
     def _minibatches(
         self,
@@ -331,10 +338,11 @@ class TransAnnoBase(BaseModelClass):
         )
         if adata is None or adata is False:
             return super().load(dir_path, adata, *args, **kwargs)
-        spec = super().load(dir_path, False, *args, **kwargs)._spec
+        bare = super().load(dir_path, False, *args, **kwargs)
+        spec = bare._spec
         if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
             return super().load(dir_path, adata, *args, **kwargs)
-        aligned = align(adata, spec, name="adata")
+        aligned = align(adata, spec, shares=bare.gene_shares_, name="adata")
         with ignored_gene_warnings():
             model = super().load(dir_path, aligned.to_registrable(), *args, **kwargs)
         model._attach(adata, aligned)

@@ -21,21 +21,12 @@ from transanno.models._minibatches import Minibatch, as_positions
 class PredictionMixin(TransAnnoBase):
     """Probabilities of a trained classifier, refined and written on request."""
 
-    training_prior_: list[float] | None
-
     @property
     def labels(self) -> np.ndarray:
         """Cell types that the model predicts ``(n_labels,)`` str, in the order of the logits."""
         # The field keeps the unlabeled category last.
         state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
         return np.asarray(state["categorical_mapping"], dtype=object)[:-1].astype(str)
-
-    @property
-    def _training_prior(self) -> np.ndarray:
-        """``(n_labels,)``, how often each type was drawn in training; uniform if a data module drew the cells."""
-        if self.training_prior_ is None:
-            return np.full(len(self.labels), 1.0 / len(self.labels))
-        return np.asarray(self.training_prior_)
 
     def predict(
         self,
@@ -64,9 +55,9 @@ class PredictionMixin(TransAnnoBase):
         batch_size
             Cells in a minibatch; has no influence on the result.
         refine
-            Take the cells that are predicted together into account: correct for their composition, and average with
-            their nearest neighbors. More accurate on most queries, but then a cell's prediction depends on the
-            others. Has no effect on fewer than 50 cells.
+            Average the probabilities of a cell with those of its nearest neighbors among the cells that are predicted
+            together. More accurate on most queries, but then a cell's prediction depends on the others. Has no
+            effect on fewer than 50 cells.
         unassigned_threshold
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.
@@ -108,7 +99,9 @@ class PredictionMixin(TransAnnoBase):
         if refine:
             if target is None:
                 raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
-            probabilities = refine_probabilities(probabilities, self._training_prior, self._counts(aligned, positions))
+            probabilities = refine_probabilities(
+                probabilities, self._counts(aligned, positions), self.module.is_other.cpu().numpy()
+            )
         predictions = Predictions(probabilities, self.labels, positions, names, unassigned_threshold)
         if key_added is not None and target is not None:
             predictions.write(target, key_added)

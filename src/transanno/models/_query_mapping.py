@@ -87,7 +87,7 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
             raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
         reference = as_model(reference_model, cls, argument="reference_model")
         spec = reference._spec
-        aligned = align(adata, spec, layer=layer)
+        aligned = align(adata, spec, shares=reference.gene_shares_, layer=layer)
         if unseen_labels == "mask":
             _mask_unseen_labels(
                 aligned.obs, spec, reference.labels, reference.registry["setup_args"]["unlabeled_category"]

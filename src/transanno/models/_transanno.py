@@ -117,7 +117,6 @@ class TransAnno(WidePathMixin, PretrainedMixin):
         }
         self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.was_pretrained_ = False
-        self.training_prior_: list[float] | None = None
         # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
@@ -254,8 +253,6 @@ class TransAnno(WidePathMixin, PretrainedMixin):
             check_val_every_n_epoch=check_val_every_n_epoch,
             trainer_config=trainer_config,
         )
-        if datamodule is None and self.n_reference_batches_ is None:
-            self.training_prior_ = splitter.class_probabilities().tolist()
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
 

@@ -110,6 +110,8 @@ class PerformerEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(n_hidden)
 
+    fine_tuning_gene_lr = 1.0  # see SlotEncoder; here they start at random
+
     @property
     def inference_batch_size(self) -> int:
         """Cells that fit into one pass of inference."""

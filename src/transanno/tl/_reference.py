@@ -13,10 +13,11 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from transanno._constants import UNLABELED_CATEGORY
+from transanno._constants import OTHER_GENES, UNLABELED_CATEGORY
 from transanno._gene_ids import other_features
 from transanno._genes import align_counts, match_genes
 from transanno._labels import as_strings
+from transanno._other_genes import gene_shares, with_other_genes
 from transanno._repair import find_counts, say
 from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
@@ -35,12 +36,15 @@ def fit_reference(
     unlabeled_category: str = UNLABELED_CATEGORY,
     query_genes: Sequence[str] | pd.Index | None = None,
     n_top_genes: int = 2000,
+    genes: Sequence[str] | pd.Index | None = None,
     pretrained: TransAnnoPretrain | str | Path | None = None,
     max_epochs: int | None = None,
     seed: int | None = 0,
     **train_kwargs: Any,
 ) -> TransAnno:
     """Train a model on the highly variable genes of a reference, which is left as it is.
+
+    Cells are normalized by all of their counts, those of genes that the model does not read included.
 
     Parameters
     ----------
@@ -58,10 +62,13 @@ def fit_reference(
         Genes of the query, if it is at hand: the model then uses genes that both have.
     n_top_genes
         Number of highly variable genes. More is slower and rarely better.
+    genes
+        Genes to use instead of the highly variable ones, such as those of a panel.
     pretrained
         :class:`transanno.TransAnnoPretrain` model or folder to start from.
     max_epochs, **train_kwargs
-        See :meth:`transanno.TransAnno.train`.
+        See :meth:`transanno.TransAnno.train`. All cells are trained on, unless there is early stopping or a
+        ``train_size``.
     seed
         Seed of all randomness; your session's generators are restored afterwards. ``None``: not seeded.
 
@@ -82,29 +89,109 @@ def fit_reference(
     >>> model.save("model/")
     """
     _check_reference(reference, labels_key, batch_key, layer)
-    genes = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
+    measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
         with warnings.catch_warnings():
             # Genes that the query lacks are not used here, and mapping the query reports on those that are.
             warnings.simplefilter("ignore", UserWarning)
-            match = match_genes(query_genes, genes, name="query", min_shared=_min_shared(len(genes), len(query_genes)))
-        genes = genes[~match.is_missing]
+            n_required = _min_shared(len(measured), len(query_genes))
+            match = match_genes(query_genes, measured, name="query", min_shared=n_required)
+        measured = measured[~match.is_missing]
+    adata = _reference_copy(reference, measured, labels_key, batch_key, layer)
+    allowed, adds_others = measured.astype(str), True
     if pretrained is not None:
         pretrained = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
+        adds_others = pretrained.gene_shares_ is not None
         # Genes without a pretrained embedding would start from nothing; a misfit is reported below.
-        known = genes[genes.isin(pretrained.genes)]
-        genes = known if len(known) >= _min_shared(len(genes), len(pretrained.genes)) else genes
-    adata = _reference_copy(reference, genes, labels_key, batch_key, layer)
-    genes = select_genes(adata, n_top_genes=n_top_genes, batch_key=batch_key)
-    adata = adata[:, genes].copy()
+        known = allowed[allowed.isin(pretrained.genes)]
+        allowed = known if len(known) >= _min_shared(len(allowed), len(pretrained.genes)) else allowed
+    chosen, shares = _vocabulary(adata, allowed, n_top_genes, genes, batch_key)
+    if not adds_others:
+        chosen, shares = chosen[:, chosen.var_names != OTHER_GENES].copy(), None
     with seeded(seed):
         if pretrained is None:
-            TransAnno.setup_anndata(adata, labels_key, unlabeled_category, batch_key=batch_key)
-            model = TransAnno(adata)
+            TransAnno.setup_anndata(chosen, labels_key, unlabeled_category, batch_key=batch_key)
+            model = TransAnno(chosen)
         else:
-            model = TransAnno.from_pretrained(pretrained, adata, labels_key, unlabeled_category, batch_key=batch_key)
+            model = TransAnno.from_pretrained(pretrained, chosen, labels_key, unlabeled_category, batch_key=batch_key)
+        model.gene_shares_ = shares
+        # Validation cells would be lost to training, and only early stopping looks at them.
+        defaults = {} if train_kwargs.get("early_stopping") else {"train_size": 1.0}
+        model.train(max_epochs=max_epochs, **(defaults | train_kwargs))
+    return model
+
+
+def pretrain(
+    adata: AnnData,
+    *,
+    batch_key: str | None = None,
+    layer: str | None = None,
+    n_top_genes: int = 2000,
+    genes: Sequence[str] | pd.Index | None = None,
+    max_epochs: int | None = None,
+    seed: int | None = 0,
+    **train_kwargs: Any,
+) -> TransAnnoPretrain:
+    """Pretrain on the highly variable genes of unlabeled cells, which are left as they are.
+
+    Parameters
+    ----------
+    adata
+        Cells with raw counts: an atlas, or reference and query together.
+    batch_key, layer, n_top_genes, genes, max_epochs, seed
+        See :func:`fit_reference`.
+    **train_kwargs
+        See :meth:`transanno.TransAnnoPretrain.train`.
+
+    Returns
+    -------
+    Trained model, for ``pretrained=`` of :func:`fit_reference` or :func:`annotate`.
+
+    Raises
+    ------
+    ValueError
+        If the counts are not raw, or gene names repeat.
+    KeyError
+        If a column or the layer does not exist.
+
+    Examples
+    --------
+    >>> pretrained = transanno.tl.pretrain(atlas)
+    >>> transanno.tl.annotate(query, reference, labels_key="cell_type", pretrained=pretrained)
+    """
+    _check_reference(adata, None, batch_key, layer, name="adata")
+    measured = adata.var_names[~other_features(adata.var)]
+    copied = _reference_copy(adata, measured, None, batch_key, layer, name="adata")
+    chosen, shares = _vocabulary(copied, measured.astype(str), n_top_genes, genes, batch_key)
+    with seeded(seed):
+        TransAnnoPretrain.setup_anndata(chosen, batch_key=batch_key)
+        model = TransAnnoPretrain(chosen)
+        model.gene_shares_ = shares
         model.train(max_epochs=max_epochs, **train_kwargs)
     return model
+
+
+def _vocabulary(
+    adata: AnnData,
+    allowed: pd.Index,
+    n_top_genes: int,
+    genes: Sequence[str] | pd.Index | None,
+    batch_key: str | None,
+) -> tuple[AnnData, dict[str, float] | None]:
+    """All genes of a reference -> those that the model reads and a column for the others, and the shares of all."""
+    if genes is None:
+        selected = select_genes(adata[:, allowed], n_top_genes=n_top_genes, batch_key=batch_key)
+    else:
+        asked = pd.Index(genes).astype(str)
+        selected = asked[asked.isin(allowed)].unique()
+        if len(selected) < _min_shared(len(allowed), len(asked)):
+            raise ValueError(
+                f"Of the {len(asked)} names in genes=, {len(selected)} are genes that can be used here, such as "
+                f"{', '.join(allowed[:3])}. Name genes that the reference, and the query where it is given, have measured."
+            )
+    if len(selected) == adata.n_vars:
+        return adata[:, selected].copy(), None
+    return with_other_genes(adata, selected), gene_shares(adata.X, adata.var_names)
 
 
 def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | None = None) -> pd.Index:
@@ -145,28 +232,36 @@ def reference_types(reference: AnnData, labels_key: str, unlabeled_category: str
     return set(labels) - {unlabeled_category}
 
 
-def _check_reference(reference: AnnData, labels_key: str, batch_key: str | None, layer: str | None) -> None:
-    check_not_empty(reference, name="reference")
-    check_unique_genes(reference.var_names, name="reference")
-    check_layer(reference, layer, name="reference")
-    check_obs_column(reference, labels_key, argument="labels_key", name="reference")
-    if batch_key is not None:
-        check_obs_column(reference, batch_key, argument="batch_key", name="reference")
+def _check_reference(
+    reference: AnnData, labels_key: str | None, batch_key: str | None, layer: str | None, *, name: str = "reference"
+) -> None:
+    check_not_empty(reference, name=name)
+    check_unique_genes(reference.var_names, name=name)
+    check_layer(reference, layer, name=name)
+    for argument, key in (("labels_key", labels_key), ("batch_key", batch_key)):
+        if key is not None:
+            check_obs_column(reference, key, argument=argument, name=name)
 
 
 def _reference_copy(
-    reference: AnnData, genes: pd.Index, labels_key: str, batch_key: str | None, layer: str | None
+    reference: AnnData,
+    genes: pd.Index,
+    labels_key: str | None,
+    batch_key: str | None,
+    layer: str | None,
+    *,
+    name: str = "reference",
 ) -> AnnData:
     """Counts of some genes and the columns that training reads, apart from the user's object."""
-    match = match_genes(reference.var_names, genes, name="reference", min_shared=1)
-    source = find_counts(reference, layer=layer, name="reference")
+    match = match_genes(reference.var_names, genes, name=name, min_shared=1)
+    source = find_counts(reference, layer=layer, name=name)
     if genes.isin(source.adata.var_names).all():  # raw, where counts may have been found, usually has more genes
         say([source.note])
-        match = match_genes(source.adata.var_names, genes, name="reference", min_shared=1)
-        counts = align_counts(source.adata, match, layer=source.layer, name="reference")
+        match = match_genes(source.adata.var_names, genes, name=name, min_shared=1)
+        counts = align_counts(source.adata, match, layer=source.layer, name=name)
     else:
-        counts = align_counts(reference, match, layer=layer, name="reference")
-    check_counts(counts, name="reference.X" if layer is None else f'reference.layers["{layer}"]')
+        counts = align_counts(reference, match, layer=layer, name=name)
+    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
     obs = pd.DataFrame(index=reference.obs_names.astype(str))
     for key in filter(None, (labels_key, batch_key)):
         obs[key] = reference.obs[key].to_numpy()

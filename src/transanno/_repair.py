@@ -135,7 +135,7 @@ def known_totals(obs: pd.DataFrame) -> np.ndarray | None:
     """-> numbers of counts of the cells as another program wrote them ``(n_obs,)``, if they are whole numbers."""
     for key in TOTALS_KEYS:
         if key in obs and pd.api.types.is_numeric_dtype(obs[key]):
-            totals = obs[key].to_numpy(dtype=np.float64, na_value=0.0)
+            totals = obs[key].to_numpy(dtype=np.float64, na_value=np.nan)
             if np.isfinite(totals).all() and (totals == np.rint(totals)).all() and (totals > 0).any():
                 return totals
     return None

@@ -76,6 +76,9 @@ def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
         is_fractional.mean(),
         _is_split(_sums_by_row(is_fractional, sample.indptr), np.diff(sample.indptr)),
     )
+    if share < MOSTLY_FRACTIONAL and not is_split:
+        # Before any unit is looked for: halves, as of reads that fit two genes, are multiples of a half.
+        return Scale("fractional counts")
     sample = sp.csr_matrix((np.maximum(values, 0.0), sample.indices, sample.indptr), shape=sample.shape)
     sample.eliminate_zeros()
     restored = _restorable_scale(sample, log_base)
@@ -83,8 +86,6 @@ def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
         return restored
     if is_split:
         return Scale("mixed")
-    if share < MOSTLY_FRACTIONAL:
-        return Scale("fractional counts")
     return _scale_by_total(sample, log_base) or (Scale("log1p") if values.max() < LOG_MAXIMUM else Scale("unknown"))
 
 

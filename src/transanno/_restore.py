@@ -114,6 +114,8 @@ def row_chunks(matrix: Any, size: int = _CELLS_PER_CHUNK) -> Iterator[tuple[int,
         matrix = matrix.tocsr()
     for start in range(0, matrix.shape[0], size):
         chunk = matrix[start : start + size]
+        if chunk.dtype == np.float16:
+            chunk = np.asarray(chunk).astype(np.float32)  # which sparse matrices cannot hold
         chunk = sp.csr_matrix(chunk if sp.issparse(chunk) else np.asarray(chunk), copy=True)
         chunk.sum_duplicates()
         chunk.eliminate_zeros()

@@ -39,9 +39,10 @@ class TestReport:
         lines = text.splitlines()
         assert lines[0] == "61 cells x 9 features: not usable as they are (1 error)"
         assert max(map(len, lines)) <= 110
-        starts = {line.split()[0]: line for line in lines if line and not line.startswith(" ")}
-        column = starts["scale"].index("note")
-        assert starts["gene"].index("ok") == column or starts["gene"][column:].startswith(("warning", "error"))
+        column = next(line.index("note") for line in lines if line.startswith("scale"))
+        starts = [line for line in lines[2:] if line.startswith(("scale", "gene", "empty", "outliers"))]
+        assert len(starts) == 6
+        assert {line[column:].split()[0] for line in starts} == {"ok", "note", "warning", "error"}
         assert "lacks " in text
 
     def test_findings_are_found_by_name(self, query):
@@ -154,6 +155,13 @@ class TestGenes:
         assert list(report.adata.var_names[:47]) == list(reference.var_names[:47])
         assert "47 of 53 genes were renamed" in report.fixes[0]
 
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning")
+    def test_one_name_for_all_genes(self, query):
+        query.var_names = ["same"] * 53
+        report = pp.check(query, fix=True)
+        assert "1 names occur more than once" in report["duplicated genes"].found
+        assert report.adata.shape == query.shape
+
     def test_missing_and_repeated_genes_are_named(self, query, reference):
         """Complaints 19, 23."""
         query = query[:, :30].copy()
@@ -170,7 +178,7 @@ class TestGenes:
         report = pp.check(query, reference)
         assert report.species == "mouse"
         assert "look like mouse" in report["gene naming"].found
-        assert "look like human" in report["gene naming"].found
+        assert "of the reference like human" in report["gene naming"].found
 
 
 class TestCoverage:

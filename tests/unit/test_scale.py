@@ -81,6 +81,10 @@ class TestDetect:
         assert not detect_scale(values).is_restorable
         assert detect_scale(values, log_base=3.0).is_restorable
 
+    def test_half_precision_is_read(self, counts):
+        assert detect_scale(counts.astype("float16")).kind == "counts"
+        assert detect_scale(np.log1p(scaled_to(counts, 1e4)).astype("float16")).kind == "log1p"
+
     def test_a_single_cell_is_enough(self, counts):
         assert detect_scale(np.log1p(scaled_to(counts[:1], 1e4))).is_restorable
 

@@ -16,6 +16,7 @@ from scvi.model.base import ArchesMixin
 from transanno._genes import match_genes, missing_genes
 from transanno._labels import as_strings
 from transanno._query import DataSpec, align
+from transanno._repair import find_names
 from transanno.models._base import as_model, ignored_gene_warnings
 from transanno.models._prediction import PredictionMixin
 
@@ -137,7 +138,8 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         reference = as_model(reference_model, cls, argument="reference_model")
         if return_reference_var_names:
             return reference.genes
-        match_genes(adata.var_names, reference.genes, var=adata.var, is_missing=missing_genes(adata.var))
+        names, _, _ = find_names(adata.var, reference.genes, name="query")
+        match_genes(names, reference.genes, var=adata.var, is_missing=missing_genes(adata.var))
         return None if inplace else adata
 
     def _freeze_for_query(self, n_reference_batches: int) -> None:

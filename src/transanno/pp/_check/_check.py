@@ -290,23 +290,27 @@ def _repaired(
     adata: AnnData, source: CountsSource, names: pd.Index, is_other: np.ndarray, layer: str | None
 ) -> AnnData:
     """-> copy with counts where the values were, the names of the reference, and genes only."""
-    if source.adata is adata:
-        copy = adata.to_memory() if adata.isbacked else adata.copy()
-        if source.note is not None:  # a layer beside X
-            copy.X = copy.layers[source.layer].copy()
-    elif source.adata.n_vars == adata.n_vars and source.adata.var_names.equals(adata.var_names.astype(str)):
-        copy = adata.to_memory() if adata.isbacked else adata.copy()
-        if layer is None:
-            copy.X = source.matrix
-            copy.uns.pop("log1p", None)  # scanpy's note that X is logged
-        else:
-            copy.layers[layer] = source.matrix
-    else:  # raw, with genes of its own
-        copy = AnnData(source.matrix, obs=adata.obs.copy(), var=source.adata.var.copy(), uns=dict(adata.uns))
-        copy.uns.pop("log1p", None)
-        for key, value in adata.obsm.items():
-            copy.obsm[key] = value.copy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
+        copy = _with_counts(adata, source, layer)
         copy.var_names = names.astype(str)
         return copy[:, ~is_other].copy() if is_other.any() else copy
+
+
+def _with_counts(adata: AnnData, source: CountsSource, layer: str | None) -> AnnData:
+    is_own = source.adata is adata
+    if not is_own and not source.adata.var_names.equals(adata.var_names.astype(str)):  # raw, with genes of its own
+        copy = AnnData(source.matrix, obs=adata.obs.copy(), var=source.adata.var.copy(), uns=dict(adata.uns))
+        for key, value in adata.obsm.items():
+            copy.obsm[key] = value.copy()
+    else:
+        copy = adata.to_memory() if adata.isbacked else adata.copy()
+        if source.note is None:
+            return copy
+        counts = copy.layers[source.layer].copy() if is_own else source.matrix
+        if layer is not None:
+            copy.layers[layer] = counts
+            return copy
+        copy.X = counts
+    copy.uns.pop("log1p", None)  # scanpy's note that X is logged
+    return copy

@@ -20,6 +20,7 @@ from transanno._repair import find_counts
 from transanno._validation import check_not_empty, check_obs_column
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import TransAnnoBase, as_model
+from transanno.nn import CellTypeHead
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,12 +86,12 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
             labels = np.append(model.labels.astype(object), UNLABELED_CATEGORY)[codes]
             if np.isin(model.labels, labels).all():  # else these are the cells of a query
                 deciding = deciding_by_mean(counts, labels, model.genes)
-        wide = getattr(model.module.classifier, "wide", None)
-        if deciding is None and wide is not None:
-            weights = wide.weight.detach().cpu().numpy()[: len(model.labels)]
+        head = model.module.classifier
+        if deciding is None and isinstance(head, CellTypeHead):
+            weights = head.wide.weight.detach().cpu().numpy()[: len(model.labels)]
             # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
             # the spread, which a model without data does not know.
-            spread = np.sqrt(model.module.classifier.mean_expression.cpu().numpy())
+            spread = np.sqrt(head.mean_expression.cpu().numpy())
             deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
     return Known("model", model.genes, deciding, counts)
 

@@ -91,7 +91,12 @@ def other_features(var: pd.DataFrame) -> np.ndarray:
             types = var[key].astype(str).to_numpy()
             if (types == _GENES).any():
                 return types != _GENES
-    return np.array([bool(_PROTEIN.search(str(name))) for name in var.index], dtype=bool)
+    return named_like_protein(var.index)
+
+
+def named_like_protein(names: pd.Index) -> np.ndarray:
+    """Whether names are those of antibodies or hashtags, such as ADT_CD3 ``(n_vars,)``."""
+    return np.array([bool(_PROTEIN.search(str(name))) for name in names], dtype=bool)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from anndata import AnnData
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
-from transanno._gene_ids import best_naming, gene_ids, other_features
+from transanno._gene_ids import best_naming, gene_ids, named_like_protein, other_features
 from transanno._restore import RestoredCounts, restore_counts
 from transanno._scale import Scale, detect_scale
 
@@ -170,9 +170,11 @@ def find_names(var: pd.DataFrame, vocabulary: Iterable[str], *, name: str) -> tu
             f"{naming.n_shared} of the model's {len(vocabulary)} genes"
         )
         if naming.by_case:
+            pair = gene_ids(pd.Index(var.index)).species, gene_ids(vocabulary).species
+            species = f" ({pair[0]} here, {pair[1]} there)" if all(pair) and pair[0] != pair[1] else ""
             text += (
-                ". This is another species, or symbols were changed to upper case. Genes of one symbol in human and mouse "
-                "are mostly orthologs, but a model of the query's own species is better"
+                f". This is another species{species}, or symbols were changed to upper case. Genes of one symbol in human and "
+                "mouse are mostly orthologs, but a model of the query's own species is better"
             )
         warn.append(f"{text}.")
     elif naming.n_shared:
@@ -182,9 +184,11 @@ def find_names(var: pd.DataFrame, vocabulary: Iterable[str], *, name: str) -> tu
                 f"The genes of {name} look like {here.species} ({here}), those of the model like {there.species}. If this is "
                 "so, a cell gets the most similar type of another species or tissue: use a model of the query's own species."
             )
-    is_other = other_features(var)
+    is_known = np.asarray(names.isin(vocabulary))
+    # A model that was set up with ADT_CD4 means the protein; one that was set up with CD4 hardly does.
+    is_other = other_features(var) & ~(is_known & named_like_protein(names))
     if is_other.any():
-        clash = is_other & np.asarray(names.isin(vocabulary))
+        clash = is_other & is_known
         # Their own names would be summed with a gene's: CD4 is both.
         names = pd.Index(np.where(is_other, names + " (no gene)", names), dtype=object)
         text = f"{np.count_nonzero(is_other)} features of {name} are antibodies, hashtags or others beside genes"

@@ -32,7 +32,8 @@ _N_LISTED = 10
 
 _RAW_COUNTS_CURE = (
     'Pass the raw counts instead: name the layer that holds them, for example layer="counts", '
-    "or start from adata.raw.to_adata() if adata.raw holds them."
+    "or start from adata.raw.to_adata() if adata.raw holds them. transanno.pp.check(adata) says what the values are, and "
+    "with fix=True restores the counts where that is possible."
 )
 
 

@@ -170,6 +170,15 @@ class TestGenes:
         both = ad.concat([query, proteins], axis=1, merge="first")
         np.testing.assert_allclose(probabilities(TransAnno.load_query_data(both, model)), expected, atol=1e-6)
 
+    def test_a_model_of_proteins_is_given_proteins(self, reference, query, small, fast):
+        for adata in (reference, query):
+            adata.var_names = [*adata.var_names[:50], "ADT_CD3", "ADT_CD4", "HTO1"]
+        TransAnno.setup_anndata(reference, "cell_type")
+        model = TransAnno(reference, **small)
+        model.train(1, **fast)
+        assert not TransAnno.load_query_data(query, model).module.is_missing.any()
+        assert pp.check(query, model, fix=True).adata.n_vars == 53
+
     def test_proteins_of_a_reference_are_no_genes_of_the_model(self, reference, fast):
         proteins = ad.AnnData(np.random.default_rng(0).poisson(50, (97, 2)).astype("float32"), obs=reference.obs[[]])
         proteins.var_names = ["ADT_CD4", "HTO1"]

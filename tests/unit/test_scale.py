@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from transanno._repair import find_counts, known_totals
 from transanno._restore import restore_counts, row_chunks, undo_logs
-from transanno._scale import detect_scale
+from transanno._scale import detect_scale, sampled_rows
 
 N_OBS, N_VARS = 43, 31
 
@@ -80,6 +80,14 @@ class TestDetect:
         values = np.log1p(scaled_to(counts, 1e4)) / np.float32(np.log(3))
         assert not detect_scale(values).is_restorable
         assert detect_scale(values, log_base=3.0).is_restorable
+
+    @pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+    def test_only_a_sample_is_looked_at(self, container):
+        """Cheap enough for every prediction: 256 cells, from the first to the last."""
+        matrix = container(np.repeat(np.arange(1.0, 1001.0)[:, None], 3, axis=1))
+        sample = sampled_rows(matrix).toarray()
+        assert len(sample) == 256
+        assert sample[[0, -1], 0].tolist() == [1, 1000]
 
     def test_half_precision_is_read(self, counts):
         assert detect_scale(counts.astype("float16")).kind == "counts"

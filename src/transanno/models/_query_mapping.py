@@ -57,7 +57,8 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         Parameters
         ----------
         adata
-            Query with raw counts.
+            Query with raw counts. Counts are restored from normalized or logged values, and genes found under other
+            names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`.
         reference_model
             Trained model, or the folder that it was saved in.
         inplace_subset_query_vars

@@ -39,9 +39,11 @@ def annotate(
     Parameters
     ----------
     query
-        Cells with raw counts. Only ``obs`` and ``obsm`` are written to.
+        Cells with raw counts. Only ``obs`` and ``obsm`` are written to. Counts are restored from normalized or logged
+        values, and genes found under other names, where that is certain; see :func:`transanno.pp.check`.
     reference
-        Labeled cells with raw counts; not changed. Give either this or ``model``.
+        Labeled cells with raw counts, or values that they can be restored from; not changed. Give either this or
+        ``model``.
     model
         Trained model, or the folder of one.
     labels_key
@@ -82,6 +84,18 @@ def annotate(
         Probability of the most probable type in [0, 1].
     ``query.obsm["X_transanno"]``
         Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
+
+    Raises
+    ------
+    ValueError
+        If counts are neither there nor can be restored, too few genes are shared, or fewer than two types are labeled.
+    KeyError
+        If a column or the layer does not exist.
+
+    Warns
+    -----
+    UserWarning
+        If query or reference were repaired, with what was done.
 
     Examples
     --------

@@ -49,7 +49,7 @@ def fit_reference(
     Parameters
     ----------
     reference
-        Labeled cells with raw counts.
+        Labeled cells with raw counts, or values that they can be restored from, see :func:`transanno.pp.check`.
     labels_key
         Column of ``obs`` with the cell types.
     batch_key

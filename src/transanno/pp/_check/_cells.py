@@ -111,7 +111,9 @@ def _batch_finding(adata: AnnData, batch_key: str, labels_key: str | None) -> Fi
             f"every cell has a batch of its own in {batch_key!r}",
             "name the column of the experiments, or leave batch_key out",
         )
-    found = f"{len(n_cells)} batch{'es' if len(n_cells) > 1 else ''} of {n_cells.min()} to {n_cells.max()} cells"
+    if len(n_cells) == 1:
+        return Finding("batches", "note", f"all cells are of one batch in {batch_key!r}: nothing to correct for")
+    found = f"{len(n_cells)} batches of {n_cells.min()} to {n_cells.max()} cells"
     problems, cures = [], []
     if n_missing:
         problems.append(f"{n_missing} cells have none")
@@ -121,7 +123,7 @@ def _batch_finding(adata: AnnData, batch_key: str, labels_key: str | None) -> Fi
         problems.append(f"{n_single} batches of a single cell")
         cures.append("merge them if they were processed together")
     severity = "note"
-    if labels_key is not None and labels_key in adata.obs and len(n_cells) > 1:
+    if labels_key is not None and labels_key in adata.obs:
         labels = adata.obs[labels_key]
         table = pd.crosstab(batch[labels.notna().to_numpy()], as_strings(labels.dropna(), missing="")) > 0
         if min(table.shape) > 1 and (table.sum(axis=0) == 1).all():
@@ -129,7 +131,5 @@ def _batch_finding(adata: AnnData, batch_key: str, labels_key: str | None) -> Fi
             problems.append("every type occurs in a single batch")
             cures.append("no method can tell batch from type there: leave batch_key out")
     if not problems:
-        if len(n_cells) == 1:
-            return Finding("batches", "note", f"{found}: nothing to correct for", "leave batch_key out")
         return Finding("batches", "ok", found)
     return Finding("batches", severity, f"{found}; {'; '.join(problems)}", "; ".join(cures))  # type: ignore[arg-type]

@@ -107,17 +107,18 @@ def check(
         fixes.append(f"{n_mapped} of {len(mapped)} genes were renamed by the given mapping.")
     ids = gene_ids(var.index[~is_other])
     findings += _gene_findings(var, ids, is_other)
-    if is_other.any():
-        fixes.append(f"{np.count_nonzero(is_other)} features that are no genes were left out.")
 
     names, match, table = var.index, None, None
     if known is not None:
         match, names, found = _compare_genes(var, known, fixes)
         findings += found
+        is_other &= ~np.asarray(names.isin(known.genes))  # a model may have been set up with proteins
         if known.deciding is not None:
             table = coverage(known.deciding, set(match.vocabulary[~match.is_missing]))
             findings.append(_coverage_finding(table))
 
+    if is_other.any():
+        fixes.append(f"{np.count_nonzero(is_other)} features that are no genes were left out.")
     batch = None if batch_key not in adata.obs else as_strings(adata.obs[batch_key], missing="missing")
     cells = pd.DataFrame(columns=["total", "n_genes", "is_empty", "is_near_empty", "is_outlier", "is_duplicate"])
     if is_usable:

@@ -98,7 +98,19 @@ def f_is_ours(function) -> bool:
 
 # Layers from the bottom up; a file may import from its own layer and from those below.
 LAYERS = [
-    {"_constants", "_labels", "_validation", "_genes", "_vocabulary", "_seed", "_saved_model", "presets"},
+    {
+        "_constants",
+        "_labels",
+        "_validation",
+        "_genes",
+        "_vocabulary",
+        "_seed",
+        "_plain",
+        "_card",
+        "_io",
+        "_saved_model",
+        "presets",
+    },
     {"nn"},
     {
         "_module",
@@ -113,7 +125,7 @@ LAYERS = [
     },
     {"_training_plan"},
     {"models"},
-    {"_io", "_demo", "tl", "pl", "pp"},
+    {"_demo", "tl", "pl", "pp"},
     {"_cli", "cli"},
 ]
 

@@ -58,7 +58,7 @@ class TestRoundTrip:
     def test_prefix(self, model, reference, tmp_path):
         # conformance 36
         model.save(tmp_path, prefix="mine_", overwrite=True)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine_genes.txt", "mine_model.pt"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine_card.json", "mine_genes.txt", "mine_model.pt"]
         loaded = TransAnno.load(tmp_path, reference, prefix="mine_")
         pd.testing.assert_frame_equal(probabilities(loaded), probabilities(model))
         with pytest.raises(ValueError, match="holds no model.pt"):

@@ -121,6 +121,11 @@ class TransAnno(PretrainedMixin):
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
 
+    def _card(self) -> dict[str, Any]:
+        setup = self.registry["setup_args"]
+        keys = ("labels_key", "unlabeled_category")
+        return {**super()._card(), "cell_types": self.labels.tolist(), **{key: setup[key] for key in keys}}
+
     # -- training ------------------------------------------------------------------------------------------------
 
     def train(

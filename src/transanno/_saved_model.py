@@ -8,8 +8,10 @@ docs/decisions/ says why the format is as it is.
 from __future__ import annotations
 
 import collections
+import logging
 import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,7 +57,7 @@ class SavedModel:
     @contextmanager
     def as_trusted_folder(self) -> Iterator[str]:
         """-> temporary folder from which scvi-tools, which unpickles, can load the model."""
-        with tempfile.TemporaryDirectory(prefix="transanno-") as folder:
+        with tempfile.TemporaryDirectory(prefix="transanno-") as folder, _quiet_scvi():
             parts = (self.weights, self.var_names, self.attributes)
             torch.save(dict(zip(_PARTS, parts, strict=True)), Path(folder) / MODEL_FILE)
             yield folder
@@ -171,23 +173,46 @@ def download(url: str, dir_path: str | Path, prefix: str | None = None) -> None:
 
 
 @contextmanager
-def weights_that_fit(dir_path: str | Path) -> Iterator[None]:
-    """ValueError instead of torch's error where weights and architecture of a file contradict each other."""
+def building(dir_path: str | Path, *, with_data: bool) -> Iterator[None]:
+    """ValueError instead of a library's error where the parts of a file contradict each other."""
+    # With data, errors of these classes are those of checks of the data.
+    damage = () if with_data else (KeyError, TypeError, AttributeError, IndexError)
     try:
         yield
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
+    except (RuntimeError, *damage) as error:
+        found = " ".join(str(error).split())
+        if isinstance(error, RuntimeError) and "state_dict" not in found and "negative dimension" not in found:
             raise
         raise ValueError(
-            f"The weights in {dir_path} do not fit the model that it describes ("
-            f"{' '.join(str(error).split())[:300]}). The file is damaged or was edited: fetch a complete copy of it."
+            f"The parts of the model in {dir_path} do not fit each other ({type(error).__name__}: {found[:300]}). The file is "
+            "damaged or was edited: fetch a complete copy of it."
         ) from error
 
 
-def _read_data(path: Path) -> Any:
-    """Path -> what torch's restricted reader, which builds tensors and plain containers only, finds in it."""
+@contextmanager
+def _quiet_scvi() -> Iterator[None]:
+    """Without scvi-tools' message that it need not download our temporary file."""
+    scvi_logger = logging.getLogger("scvi")
+    level = scvi_logger.level
+    scvi_logger.setLevel(max(level, logging.WARNING))
     try:
+        yield
+    finally:
+        scvi_logger.setLevel(level)
+
+
+def load_restricted(path: Path) -> Any:
+    """Path -> what torch's restricted reader, which builds tensors and plain containers only, finds in it."""
+    with warnings.catch_warnings():
+        # Of files that torch did not write, which are about to be refused.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_data(path: Path) -> Any:
+    """Path -> content of a model file, of this package or, as far as it is data, of scvi-tools."""
+    try:
+        return load_restricted(path)
     except pickle.UnpicklingError:
         pass  # also what it raises at anything but data, which files of scvi-tools hold
     except MemoryError:
@@ -200,7 +225,7 @@ def _read_data(path: Path) -> Any:
         if not refused:
             replaced = [(_Ignored, name) for name in names if name not in _HARMLESS]
             with torch.serialization.safe_globals([*((found, name) for name, found in _HARMLESS.items()), *replaced]):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                return load_restricted(path)
     except MemoryError:
         raise
     except Exception as error:
@@ -294,7 +319,7 @@ _HARMLESS: dict[str, Any] = {
         for name, value in {"_reconstruct": np.zeros(1), "scalar": np.float64(0)}.items()
     },
 }
-_IGNORED = ("pandas.", "pyarrow.", "builtins.slice")
+_IGNORED = ("pandas.core.", "pandas._libs.", "pyarrow.lib.", "builtins.slice")
 
 
 def _is_ignored(value: Any) -> bool:

@@ -27,7 +27,7 @@ from transanno._fields import encode_batches
 from transanno._genes import missing_genes
 from transanno._module import TransAnnoModule
 from transanno._query import AlignedData, DataSpec, align, rna_modality
-from transanno._saved_model import SAFE_FORMAT, download, read_saved_data, read_saved_model, weights_that_fit
+from transanno._saved_model import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
 from transanno._vocabulary import VOCABULARY_FILE, write_lines
 from transanno.models._datamodule import as_anndata_registry
@@ -391,7 +391,7 @@ class TransAnnoBase(BaseModelClass):
             adata = read_saved_data(dir_path, prefix)
 
         def load(data: Any) -> Any:
-            with saved.as_trusted_folder() as folder, weights_that_fit(dir_path):
+            with saved.as_trusted_folder() as folder, building(dir_path, with_data=bool(data)):
                 return super(TransAnnoBase, cls).load(
                     folder,
                     data,
@@ -404,7 +404,8 @@ class TransAnnoBase(BaseModelClass):
 
         if adata is None or adata is False:
             return load(adata)
-        spec = DataSpec.from_registry(saved.registry)
+        with building(dir_path, with_data=False):
+            spec = DataSpec.from_registry(saved.registry)
         if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
             return load(adata)
         aligned = align(adata, spec, name="adata")
@@ -421,6 +422,8 @@ class TransAnnoBase(BaseModelClass):
     @staticmethod
     def view_setup_args(dir_path: str | Path, prefix: str | None = None) -> None:
         """Print the arguments that a saved model was set up with."""
+        import rich.pretty  # noqa: F401  scvi-tools uses it without importing it
+
         AnnDataManager.view_setup_method_args(TransAnnoBase.load_registry(dir_path, prefix))
 
     @classmethod

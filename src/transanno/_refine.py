@@ -41,7 +41,7 @@ def refine_probabilities(probabilities: np.ndarray, training_prior: np.ndarray, 
 
     ``training_prior (n_labels,)`` is the class composition that the network was trained with.
     """
-    if len(probabilities) < _MIN_CELLS:
+    if len(probabilities) < _MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
         return probabilities
     shifted = correct_prior(probabilities, training_prior)
     averaged = neighbor_average(shifted, nearest_neighbors(counts))

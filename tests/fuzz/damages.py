@@ -166,7 +166,20 @@ SCALES: dict[str, Damage] = {
 CONTAINERS: dict[str, Damage] = {
     **{
         f"dense {dtype}": stored(lambda x, dtype=dtype: x.astype(dtype))
-        for dtype in ("float16", "float64", "bool", "int8", "uint8", "int16", "int32", "int64", "uint64", ">f4", "<f8", ">i4")
+        for dtype in (
+            "float16",
+            "float64",
+            "bool",
+            "int8",
+            "uint8",
+            "int16",
+            "int32",
+            "int64",
+            "uint64",
+            ">f4",
+            "<f8",
+            ">i4",
+        )
     },
     **{
         f"sparse {dtype}": stored(lambda x, dtype=dtype: sp.csr_matrix(x.astype(dtype)))
@@ -256,7 +269,7 @@ CELLS: dict[str, Damage] = {
     "unicode names": lambda adata, rng: _renamed(adata, [f"célula {i} 🧬" for i in range(adata.n_obs)]),
     "very long cell names": lambda adata, rng: _renamed(adata, [f"{i}" * 5000 for i in range(adata.n_obs)]),
     "empty cell names": lambda adata, rng: _renamed(adata, [""] * adata.n_obs),
-    "batches with NaN": column("batch", lambda n, rng: np.where(rng.random(n) < 0.5, "a", np.nan).astype(object)),
+    "batches with NaN": column("batch", lambda n, rng: np.array(["a", np.nan], object)[np.arange(n) % 2]),
     "batch per cell": column("batch", lambda n, rng: np.arange(n)),
     "batches as dates": column("batch", lambda n, rng: pd.date_range("2024", periods=n)),
     "batches as booleans": column("batch", lambda n, rng: np.arange(n) % 2 == 0),
@@ -265,7 +278,9 @@ CELLS: dict[str, Damage] = {
     "labels as booleans": column("cell_type", lambda n, rng: rng.random(n) < 0.5),
     "labels as NaN": column("cell_type", lambda n, rng: np.full(n, np.nan)),
     "labels as nullable": column("cell_type", lambda n, rng: pd.array([None] * n, dtype="string")),
-    "labels as mixture": column("cell_type", lambda n, rng: np.array([1, "a", None, 2.5, ("x",)], object)[np.arange(n) % 5]),
+    "labels as mixture": column(
+        "cell_type", lambda n, rng: np.array([1, "a", None, 2.5, ("x",)], object)[np.arange(n) % 5]
+    ),
     "labels as dates": column("cell_type", lambda n, rng: pd.date_range("2024", periods=n)),
     "labels with unused categories": column(
         "cell_type", lambda n, rng: pd.Categorical(["CD4+/CD25 T Reg"] * n, categories=["x", "CD4+/CD25 T Reg", "y"])
@@ -305,7 +320,9 @@ LABELS: dict[str, Damage] = {
     "nullable integers": column("cell_type", lambda n, rng: pd.array(np.arange(n) % 3, dtype="Int64")),
     "dates": column("cell_type", lambda n, rng: pd.date_range("2024", periods=2)[np.arange(n) % 2]),
     "integer categories": column("cell_type", lambda n, rng: pd.Categorical(np.arange(n) % 3, categories=range(9))),
-    "unused categories": column("cell_type", lambda n, rng: pd.Categorical(np.array(["b", "a"])[np.arange(n) % 2], list("xaybz"))),
+    "unused categories": column(
+        "cell_type", lambda n, rng: pd.Categorical(np.array(["b", "a"])[np.arange(n) % 2], list("xaybz"))
+    ),
     "some NaN": column("cell_type", lambda n, rng: np.array(["a", "b", np.nan], object)[np.arange(n) % 3]),
     "some None": column("cell_type", lambda n, rng: np.array(["a", "b", None], object)[np.arange(n) % 3]),
     "all NaN": column("cell_type", lambda n, rng: np.full(n, np.nan)),

@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
+from transanno._arguments import check_training
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
@@ -198,6 +199,15 @@ class TransAnno(PretrainedMixin):
             If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
         self._check_freeze(freeze)
+        check_training(
+            max_epochs=max_epochs,
+            train_size=train_size,
+            validation_size=validation_size,
+            batch_size=batch_size,
+            plan_kwargs=plan_kwargs,
+            trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
+            n_samples_per_label=n_samples_per_label,
+        )
         # Labels that a query happens to carry must not leak into what is then tested on them.
         use_labels = self.n_reference_batches_ is None or any(self.query_trains_.values())
         splitter, n_cells = datamodule, self.summary_stats.n_cells

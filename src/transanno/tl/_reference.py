@@ -13,6 +13,7 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from transanno._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._genes import align_counts, match_genes
 from transanno._labels import as_strings
@@ -79,6 +80,10 @@ def fit_reference(
     >>> model = transanno.tl.fit_reference(reference, "cell_type")
     >>> model.save("model/")
     """
+    check_adata(reference, name="reference")
+    batch_key = one_column(batch_key, argument="batch_key")
+    check_whole_number("n_top_genes", n_top_genes, 1)
+    check_seed(seed)
     _check_reference(reference, labels_key, batch_key, layer)
     genes = reference.var_names
     if query_genes is not None:
@@ -130,9 +135,10 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
     sc.pp.log1p(normalized)
     # Batches of a few cells tell nothing about variability, and scanpy's bins fail on them.
     use_batches = batch_key is not None and normalized.obs[batch_key].value_counts().loc[lambda n: n > 0].min() >= 20
-    found = sc.pp.highly_variable_genes(
-        normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # genes without variance
+        found = sc.pp.highly_variable_genes(
+            normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False
+        )
     return expressed.var_names[found["highly_variable"].to_numpy()]
 
 

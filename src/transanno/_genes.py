@@ -242,7 +242,6 @@ def align_counts(
         raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
     if sp.issparse(matrix) and matrix.dtype == np.float16:  # which scipy can hold, but neither copy nor slice
         matrix = type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
-
     if sp.issparse(matrix) and matrix.format == "csr" and match.is_identity:
         aligned = sp.csr_matrix(_as_float32(matrix), copy=True)
     else:
@@ -399,5 +398,4 @@ def _letter_case(names: pd.Index) -> str:
 
 def _examples(names: Iterable[str]) -> str:
     """First three of `names`, cut where they are no names."""
-    shown = [name if len(name) <= 80 else f"{name[:80]}…" for name in list(names)[:3]]
-    return ", ".join(shown) or "(none)"
+    return ", ".join(name if len(name) <= 80 else f"{name[:80]}…" for name in list(names)[:3]) or "(none)"

@@ -108,6 +108,7 @@ LAYERS = [
         "_plain",
         "_card",
         "_io",
+        "_arguments",
         "_saved_model",
         "presets",
     },

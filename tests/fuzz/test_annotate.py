@@ -476,7 +476,6 @@ REFERENCE_ARGUMENTS = [
     {"batch_key": "nowhere"},
     {"batch_key": 3},
     {"batch_key": ["a", "b"]},
-    {"batch_key": ["cell_type"]},
     {"unlabeled_category": 3},
     {"unlabeled_category": None},
     {"n_top_genes": 0},
@@ -511,6 +510,11 @@ REFERENCE_ARGUMENTS = [
 def test_wrong_arguments_of_training(arguments, demo):
     arguments = {"reference": demo[0], "labels_key": "cell_type", **BRIEF, **arguments}
     assert attempt(demo[1].copy(), **arguments) == "error"
+
+
+def test_batch_key_in_a_list(demo):
+    arguments = {"labels_key": "cell_type", "batch_key": ["cell_type"], **BRIEF}
+    assert attempt(demo[1].copy(), demo[0], others=[demo[0]], **arguments) == "result"
 
 
 def test_backed_reference_and_view(demo, tmp_path):

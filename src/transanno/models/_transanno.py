@@ -14,7 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
-from transanno._arguments import check_training
+from transanno._arguments import check_training, one_column
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
@@ -329,6 +329,7 @@ class TransAnno(PretrainedMixin):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         fields = anndata_fields(layer, batch_key, labels_key, unlabeled_category)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
@@ -362,6 +363,7 @@ class TransAnno(PretrainedMixin):
             Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"labels_key": "rna"`` where the
             column lives in the modality instead of ``mdata.obs``.
         """
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         modalities = default_modalities(modalities, setup_method_args)
         where = cls._create_modalities_attr_dict(modalities, setup_method_args)

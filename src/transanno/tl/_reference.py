@@ -133,6 +133,11 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
     normalized = AnnData(expressed.X.copy(), obs=expressed.obs.copy(), var=pd.DataFrame(index=expressed.var_names))
     sc.pp.normalize_total(normalized, target_sum=1e4)
     sc.pp.log1p(normalized)
+    if (normalized.X.max(axis=0) != normalized.X.min(axis=0)).sum() == 0:
+        raise ValueError(
+            f"No gene varies among the {normalized.n_obs} cells of the reference, so there is nothing to tell types by. Check "
+            "that the matrix holds counts of cells, and the filters that made it."
+        )
     # Batches of a few cells tell nothing about variability, and scanpy's bins fail on them.
     use_batches = batch_key is not None and normalized.obs[batch_key].value_counts().loc[lambda n: n > 0].min() >= 20
     with np.errstate(divide="ignore", invalid="ignore"):  # genes without variance

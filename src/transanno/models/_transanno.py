@@ -17,9 +17,10 @@ from sklearn.metrics import mutual_info_score
 from transanno._arguments import check_training, one_column
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
-from transanno._fields import anndata_fields, default_modalities, mudata_fields
+from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
 from transanno.models._base import default_max_epochs, plan_arguments
+from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
@@ -269,6 +270,7 @@ class TransAnno(PretrainedMixin):
         )
         if datamodule is None and self.n_reference_batches_ is None:
             self.training_prior_ = splitter.class_probabilities().tolist()
+            warn_if_collapsed(self)
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
 
@@ -329,6 +331,7 @@ class TransAnno(PretrainedMixin):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        check_no_other_keys(kwargs)
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         fields = anndata_fields(layer, batch_key, labels_key, unlabeled_category)
@@ -363,6 +366,7 @@ class TransAnno(PretrainedMixin):
             Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"labels_key": "rna"`` where the
             column lives in the modality instead of ``mdata.obs``.
         """
+        check_no_other_keys(kwargs)
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         modalities = default_modalities(modalities, setup_method_args)

@@ -200,7 +200,8 @@ CONTAINERS: dict[str, Damage] = {
     "unsorted CSR": stored(_unsorted),
     "entries in two halves": stored(_split_entries),
     "zeros stored": stored(lambda x: sp.csr_matrix((x.ravel(), np.indices(x.shape)[1].ravel(), _indptr(x)), x.shape)),
-    "64-bit indices": stored(_with_long_indices := lambda x: _long_indices(sp.csr_matrix(x.astype(np.float32)))),
+    "64-bit indices": stored(lambda x: _long_indices(sp.csr_matrix(x.astype(np.float32)))),
+    "matrix": stored(lambda x: np.matrix(x.astype(np.float32))),
     "masked array": stored(lambda x: np.ma.masked_array(x.astype(np.float32), mask=x == 0)),
 }
 

@@ -217,6 +217,18 @@ def test_damages_together(names, demo, trained):
     attempt(damaged(demo[1], names, 1), model=trained)
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_damaged_layer(scale, demo, trained):
+    """The layer is read and not X, whatever X holds."""
+    query = damaged(demo[1], [f"scale: {scale}"], 2)
+    query.layers["counts"], query.X = query.X, demo[1].X
+    query.layers["whole"] = demo[1].X.copy()
+    attempt(query, model=trained, layer="counts")
+    query = query.copy()
+    query.X = query.layers["counts"]
+    assert attempt(query, model=trained, layer="whole") == "result"
+
+
 VIEWS = {
     "of cells": lambda query: query[::2],
     "of genes": lambda query: query[:, ::-1],

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transanno._module import TransAnnoModule
-from transanno._saved_model import load_restricted
+from transanno._saved_model import first_line, load_restricted
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -190,7 +190,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than plain weights, or is no file of torch.save, and was not opened, because that could "
-            f"run code ({str(error).splitlines()[0][:200]}). If you trust it, save the weights alone: "
+            f"run code ({first_line(error)}). If you trust it, save the weights alone: "
             'torch.save(torch.load(path, weights_only=False)["model_state_dict"], new_path).'
         ) from error
     except MemoryError:

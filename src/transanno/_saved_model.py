@@ -158,7 +158,7 @@ def read_saved_data(dir_path: str | Path, prefix: str | None = None) -> AnnData 
             return mudata.read_h5mu(path)
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise ValueError(
-                f"{path}, the data saved with the model, cannot be read ({type(error).__name__}: {_first_line(error)}). "
+                f"{path}, the data saved with the model, cannot be read ({type(error).__name__}: {first_line(error)}). "
                 "Fetch a complete copy, or load the model without them: load(folder, adata=False)."
             ) from error
     return None
@@ -239,7 +239,7 @@ def _read_data(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{path} is damaged or not a model file ({type(error).__name__}: {_first_line(error)}). Save the model again, or "
+        f"{path} is damaged or not a model file ({type(error).__name__}: {first_line(error)}). Save the model again, or "
         "fetch a complete copy of the file."
     )
 
@@ -328,7 +328,7 @@ def _is_ignored(value: Any) -> bool:
     return isinstance(value, _Ignored)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     # torch's advice, to open the file without restrictions, is what nobody should follow.
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     return (text.splitlines() or [""])[0][:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ import pytest
 import torch
 from scvi.model.base import BaseModelClass
 
+import transanno
 from transanno import TransAnno, TransAnnoPretrain, tl
 from transanno._plain import to_json
 from transanno._saved_model import FORMAT_VERSION
@@ -126,6 +128,16 @@ class TestBombs:
         else:
             torch.load(tmp_path / "file", weights_only=False)
         assert (tmp_path / "trace").exists()
+
+    def test_the_package_unpickles_nowhere(self):
+        for path in Path(transanno.__file__).parent.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call):
+                    called = ast.unparse(node.func)
+                    assert called not in ("pickle.load", "pickle.loads", "pd.read_pickle", "joblib.load"), path
+                    options = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                    assert called != "torch.load" or options.get("weights_only") == "True", path
+                    assert options.get("allow_pickle") != "True", path
 
     def test_refusal_says_what_was_found_and_what_to_do(self, tmp_path, query):
         torch.save(_as_model(Bomb(tmp_path / "trace")), tmp_path / "model.pt")

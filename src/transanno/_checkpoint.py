@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from transanno._module import TransAnnoModule
+from transanno._saved_model import first_line, load_restricted
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")
@@ -185,14 +186,16 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"{path} is not a file. Pass the checkpoint that torch.save wrote.")
     try:
-        saved: Any = torch.load(path, map_location="cpu", weights_only=True)
+        saved: Any = load_restricted(path)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} holds more than plain weights, or is no file of torch.save, and was not opened, because that could "
-            f"run code ({str(error).splitlines()[0][:200]}). If you trust it, save the weights alone: "
+            f"run code ({first_line(error)}). If you trust it, save the weights alone: "
             'torch.save(torch.load(path, weights_only=False)["model_state_dict"], new_path).'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damage can surface anywhere in torch, zipfile and pickle
         raise ValueError(
             f"{path} is damaged or no file of torch.save ({type(error).__name__}). Fetch a complete copy of it."
         ) from error

@@ -269,6 +269,17 @@ def mudata_fields(
     return fields
 
 
+def check_no_other_keys(arguments: Mapping[str, Any]) -> None:
+    """Raise TypeError at columns that scvi-tools' models take and ours do not: it would ignore them without a word."""
+    others = [name for name in arguments if name.endswith(("_key", "_keys"))]
+    if others:
+        raise TypeError(
+            f"{', '.join(others)} cannot be registered. Allowed: batch_key and, of TransAnno, labels_key. For further "
+            'categorical covariates make one batch column of them, adata.obs["both"] = adata.obs["a"].astype(str) + "_" + '
+            'adata.obs["b"].astype(str); continuous covariates have no influence on this model.'
+        )
+
+
 def default_modalities(modalities: dict[str, str] | None, setup_method_args: dict[str, Any]) -> dict[str, str]:
     """Modalities with RNA in "rna" unless said otherwise; recorded in the setup arguments, too."""
     modalities = {"rna_layer": "rna", **(modalities or {})}

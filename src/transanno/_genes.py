@@ -238,7 +238,8 @@ def align_counts(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
-
+    if sp.issparse(matrix) and matrix.dtype == np.float16:  # which scipy can hold, but neither copy nor slice
+        matrix = type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
     if sp.issparse(matrix) and matrix.format == "csr" and match.is_identity:
         aligned = sp.csr_matrix(_as_float32(matrix), copy=True)
     else:
@@ -381,5 +382,5 @@ def _better_column(var: pd.DataFrame | None, vocabulary: pd.Index, n_shared: int
 
 
 def _examples(names: Iterable[str]) -> str:
-    """First three of `names`."""
-    return ", ".join(list(names)[:3]) or "(none)"
+    """First three of `names`, cut where they are no names."""
+    return ", ".join(name if len(name) <= 80 else f"{name[:80]}…" for name in list(names)[:3]) or "(none)"

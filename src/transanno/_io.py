@@ -117,7 +117,7 @@ def save_model(model: BaseModelClass, folder: str | Path) -> None:
     try:
         model.save(str(temporary), save_anndata=False)
         folder.mkdir(exist_ok=True)
-        for file in temporary.iterdir():  # model.pt, genes.txt
+        for file in temporary.iterdir():  # model.pt, genes.txt, card.json
             _sync(file)
             os.replace(file, folder / file.name)
     finally:

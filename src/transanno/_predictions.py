@@ -76,6 +76,11 @@ class Predictions:
 
 def write_obs(data: AnnData | MuData, columns: Mapping[str, Any]) -> None:
     """Write columns ``(n_obs,)`` into ``obs``."""
+    if getattr(data, "isbacked", False) and data.is_view:
+        raise ValueError(
+            "The data are a view of a file (backed mode), and nothing can be written to its obs. Read the cells into memory "
+            "with to_memory(), or pass key_added=None and use what predict() returns."
+        )
     with warnings.catch_warnings():
         # Writing to a view of the user's makes it an object of its own, which is what they asked for.
         warnings.simplefilter("ignore", ImplicitModificationWarning)

@@ -33,7 +33,7 @@ def refine_probabilities(
 
     Columns where ``is_other (n_vars,)`` is True are part of a cell's total and nothing else.
     """
-    if len(probabilities) < _MIN_CELLS:
+    if len(probabilities) < _MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
         return probabilities
     averaged = neighbor_average(probabilities, nearest_neighbors(counts, is_other))
     refined = (1.0 - _NEIGHBOR_WEIGHT) * probabilities + _NEIGHBOR_WEIGHT * averaged

@@ -231,11 +231,16 @@ def check_in_memory(adata: AnnData, *, name: str) -> None:
 
 def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> None:
     """Raise `KeyError` if `adata.obs` has no column `key`, which the user passed as `argument`."""
+    if isinstance(key, list | dict | set | np.ndarray):
+        raise TypeError(
+            f"{argument}={key!r} is a {type(key).__name__}. Allowed: the name of one column of {name}.obs. Make one of "
+            'several: adata.obs["both"] = adata.obs["a"].astype(str) + "_" + adata.obs["b"].astype(str)'
+        )
     if key in adata.obs.columns:
         return
     columns = [str(column) for column in adata.obs.columns]
     raise KeyError(
-        Message(f"{argument}={key!r} is not a column of {name}.obs. {_did_you_mean(key, columns, what='Columns')}")
+        Message(f"{argument}={key!r} is not a column of {name}.obs. {did_you_mean(key, columns, what='Columns')}")
     )
 
 
@@ -245,7 +250,7 @@ def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:
         return
-    raise KeyError(Message(f"layer={layer!r} is not a layer of {name}. {_did_you_mean(layer, layers, what='Layers')}"))
+    raise KeyError(Message(f"layer={layer!r} is not a layer of {name}. {did_you_mean(layer, layers, what='Layers')}"))
 
 
 def check_unique_genes(var_names: Iterable[str], *, name: str) -> None:
@@ -261,7 +266,7 @@ def check_unique_genes(var_names: Iterable[str], *, name: str) -> None:
     )
 
 
-def _did_you_mean(key: str, available: list[str], *, what: str) -> str:
+def did_you_mean(key: str, available: list[str], *, what: str) -> str:
     """Closest name if there is one, then what is available."""
     if not available:
         return f"{what} available: none."

@@ -78,7 +78,7 @@ class TestAnnotate:
         assert "61 cells annotated" in out
         assert "Epoch 1/2" in err
         assert sorted(os.listdir(".")) == ["new", "out.h5ad", "query.h5ad", "reference.h5ad"]
-        assert sorted(os.listdir("new/model")) == ["genes.txt", "model.pt"]
+        assert sorted(os.listdir("new/model")) == ["card.json", "genes.txt", "model.pt"]
         model = TransAnno.load("new/model", False, accelerator="cpu")
         assert model.summary_stats.n_cells == 97  # the model of the reference, not of the query
 

@@ -15,6 +15,8 @@ import torch
 from transanno import TransAnno, TransAnnoPretrain
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "saved_model_scvi142"
+# The same model as a pickle of scvi-tools 1.4.2, and in the first format without pickle.
+SAVED = {"pickle": GOLDEN / "model", "format 1": GOLDEN.with_name("saved_model_format1")}
 
 
 def probabilities(model, adata=None):
@@ -58,7 +60,7 @@ class TestRoundTrip:
     def test_prefix(self, model, reference, tmp_path):
         # conformance 36
         model.save(tmp_path, prefix="mine_", overwrite=True)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine_genes.txt", "mine_model.pt"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["mine_card.json", "mine_genes.txt", "mine_model.pt"]
         loaded = TransAnno.load(tmp_path, reference, prefix="mine_")
         pd.testing.assert_frame_equal(probabilities(loaded), probabilities(model))
         with pytest.raises(ValueError, match="holds no model.pt"):
@@ -327,6 +329,10 @@ def test_model_saved_on_gpu_loads_onto_cpu(reference, query, small, fast, tmp_pa
 class TestGolden:
     """Conformance 41: a model saved under scvi-tools 1.4.2; see tests/golden/README.md."""
 
+    @pytest.fixture(params=SAVED)
+    def saved(self, request):
+        return SAVED[request.param]
+
     @pytest.fixture
     def golden(self):
         with np.load(GOLDEN / "expected.npz") as arrays:
@@ -340,19 +346,19 @@ class TestGolden:
             var=pd.DataFrame(index=golden["genes"]),
         )
 
-    def test_predictions(self, golden, cells):
-        model = TransAnno.load(GOLDEN / "model", adata=False, accelerator="cpu")
+    def test_predictions(self, saved, golden, cells):
+        model = TransAnno.load(saved, adata=False, accelerator="cpu")
         found = probabilities(model, cells)
         assert list(found.columns) == list(golden["classes"])
         np.testing.assert_allclose(found, golden["probabilities"], atol=1e-5)
         np.testing.assert_allclose(model.get_latent_representation(cells), golden["latent"], atol=1e-4)
 
-    def test_with_data(self, golden, cells):
-        model = TransAnno.load(GOLDEN / "model", cells, accelerator="cpu")
+    def test_with_data(self, saved, golden, cells):
+        model = TransAnno.load(saved, cells, accelerator="cpu")
         np.testing.assert_allclose(probabilities(model), golden["probabilities"], atol=1e-5)
 
-    def test_query(self, golden, cells):
+    def test_query(self, saved, golden, cells):
         cells.obs["batch"] = "a new batch"
-        model = TransAnno.load_query_data(cells, GOLDEN / "model", accelerator="cpu")
+        model = TransAnno.load_query_data(cells, saved, accelerator="cpu")
         found = model.predict()
         assert (found == golden["classes"][golden["probabilities"].argmax(axis=1)]).mean() > 0.9

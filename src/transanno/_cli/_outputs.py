@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from transanno._card import CARD_FILE
 from transanno._io import MODEL_FILE
 from transanno._vocabulary import VOCABULARY_FILE
 
@@ -35,7 +36,7 @@ def check_model_folder(path: Path, *, overwrite: bool) -> None:
             f"--save-model={path} exists and holds {_listing(found)}. Name another folder, or pass --overwrite to "
             "replace the model there."
         )
-    if set(found) - {MODEL_FILE, VOCABULARY_FILE}:
+    if set(found) - {MODEL_FILE, VOCABULARY_FILE, CARD_FILE}:
         raise ValueError(
             f"--save-model={path} holds {_listing(found)}; --overwrite only replaces a folder with nothing but a "
             f"model ({MODEL_FILE}). Name another folder."

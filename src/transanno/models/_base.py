@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +16,6 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
-from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._constants import OTHER_GENES
@@ -26,11 +23,10 @@ from transanno._fields import encode_batches
 from transanno._genes import missing_genes
 from transanno._module import TransAnnoModule
 from transanno._query import AlignedData, DataSpec, align, rna_modality
-from transanno._saved_model import check_saved_model
 from transanno._training_plan import TransAnnoTrainingPlan
-from transanno._vocabulary import VOCABULARY_FILE, write_lines
 from transanno.models._datamodule import as_anndata_registry
 from transanno.models._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
+from transanno.models._saving import SavingMixin
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +36,7 @@ _N_INITIALIZATION = 5000
 _N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 90_000, 5, 120
 
 
-class TransAnnoBase(BaseModelClass):
+class TransAnnoBase(SavingMixin):
     """Base of both models; stands first in their bases so that its guards run before scvi-tools' methods."""
 
     module: TransAnnoModule
@@ -286,68 +282,6 @@ class TransAnnoBase(BaseModelClass):
         target, aligned = self._resolve(adata)
         return self._infer("z", aligned, as_positions(indices, target.n_obs), batch_size)
 
-    # -- saving and loading --------------------------------------------------------------------------------------
-
-    def save(self, dir_path: str | Path, prefix: str | None = None, *args: Any, **kwargs: Any) -> None:
-        """Save the weights, and beside them the gene vocabulary as a text file, ``genes.txt``.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write.
-        prefix
-            What the names of the files begin with.
-        *args, **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`, such as ``overwrite`` or
-            ``save_anndata``.
-
-        Raises
-        ------
-        ValueError
-            If the folder exists, unless ``overwrite`` is given.
-        """
-        super().save(dir_path, prefix, *args, **kwargs)
-        write_lines(self.genes, Path(dir_path) / f"{prefix or ''}{VOCABULARY_FILE}")
-
-    @classmethod
-    def load(cls, dir_path: str | Path, adata: AnnData | MuData | bool | None = None, *args: Any, **kwargs: Any):
-        """Load a saved model, with or without data.
-
-        Parameters
-        ----------
-        dir_path
-            Folder that :meth:`save` wrote.
-        adata
-            Cells to attach; their genes are matched by name, and the object is left as it is. ``None``: the AnnData
-            saved with the model, if any. ``False``: none.
-        *args, **kwargs
-            Further arguments of :meth:`scvi.model.base.BaseModelClass.load`.
-
-        Returns
-        -------
-        The model.
-
-        Raises
-        ------
-        ValueError
-            If the folder holds no model, a damaged one or one of another class.
-        """
-        dir_path = str(dir_path)
-        check_saved_model(
-            dir_path, cls.__name__, prefix=kwargs.get("prefix"), allowed=kwargs.get("allowed_classes_names_list")
-        )
-        if adata is None or adata is False:
-            return super().load(dir_path, adata, *args, **kwargs)
-        bare = super().load(dir_path, False, *args, **kwargs)
-        spec = bare._spec
-        if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
-            return super().load(dir_path, adata, *args, **kwargs)
-        aligned = align(adata, spec, shares=bare.gene_shares_, name="adata")
-        with ignored_gene_warnings():
-            model = super().load(dir_path, aligned.to_registrable(), *args, **kwargs)
-        model._attach(adata, aligned)
-        return model
-
     def _attach(self, target: AnnData | MuData, aligned: AlignedData, *, layer: str | None = None) -> None:
         """Remember whose cells these are, in which layer, and which genes they lack."""
         self._target, self._target_layer, self._aligned_adata = target, layer, self.adata
@@ -368,14 +302,6 @@ def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) ->
     if not model.is_trained:
         raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")
     return model
-
-
-@contextmanager
-def ignored_gene_warnings() -> Iterator[None]:
-    """Without scvi-tools' warning of other genes: ours are matched by name, and checked when they are registered."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`var_names` for the loaded")
-        yield
 
 
 def describe(arguments: dict[str, Any]) -> str:

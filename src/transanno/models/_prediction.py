@@ -12,7 +12,9 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import KEY_ADDED
+from transanno._labels import as_strings
 from transanno._predictions import Predictions, check_unassigned_threshold
+from transanno._query import AlignedData
 from transanno._refine import refine_probabilities
 from transanno.models._base import TransAnnoBase
 from transanno.models._minibatches import Minibatch, as_positions
@@ -37,6 +39,7 @@ class PredictionMixin(TransAnnoBase):
         *,
         refine: bool = False,
         unassigned_threshold: float | None = None,
+        keep_known: bool = False,
         key_added: str | None = KEY_ADDED,
         dataloader: Iterable[Minibatch] | None = None,
     ) -> np.ndarray | pd.DataFrame:
@@ -61,6 +64,9 @@ class PredictionMixin(TransAnnoBase):
         unassigned_threshold
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.
+        keep_known
+            Keep the label of cells that have one in ``obs[labels_key]``, with probability 1; only the others are
+            predicted. Labels that the model does not know count as none.
         key_added
             Column of ``obs`` to write; ``None`` writes nothing.
         dataloader
@@ -102,7 +108,24 @@ class PredictionMixin(TransAnnoBase):
             probabilities = refine_probabilities(
                 probabilities, self._counts(aligned, positions), self.module.is_other.cpu().numpy()
             )
+        if keep_known:
+            if target is None:
+                raise ValueError("keep_known=True needs the labels of the cells. Pass adata instead of dataloader.")
+            known = self._known_codes(aligned)[positions]
+            is_known = known >= 0
+            probabilities[is_known] = np.eye(len(self.labels))[known[is_known]]
         predictions = Predictions(probabilities, self.labels, positions, names, unassigned_threshold)
         if key_added is not None and target is not None:
             predictions.write(target, key_added)
         return predictions.to_frame() if soft else predictions.labels
+
+    def _known_codes(self, aligned: AlignedData | None) -> np.ndarray:
+        """-> position among the model's types of every cell's label ``(n_obs,)``, -1 for cells without one."""
+        if aligned is None:
+            codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+            return np.where(codes < len(self.labels), codes, -1)
+        if aligned.spec.labels_key not in aligned.obs:
+            return np.full(len(aligned.obs), -1)
+        unlabeled_category = self.registry["setup_args"]["unlabeled_category"]
+        labels = as_strings(aligned.obs[aligned.spec.labels_key], missing=unlabeled_category)
+        return pd.Index(self.labels, dtype=object).get_indexer(pd.Index(labels, dtype=object))

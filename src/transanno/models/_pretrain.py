@@ -17,9 +17,10 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
 from scvi.utils import setup_anndata_dsp
 
+from transanno._arguments import check_training, one_column
 from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
-from transanno._fields import anndata_fields, default_modalities, mudata_fields
+from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._seed import seeded
 from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
@@ -151,6 +152,14 @@ class TransAnnoPretrain(TransAnnoBase):
         reached, ``masked_accuracy_commonest_train`` and ``masked_accuracy_commonest_validation``. See also
         :meth:`get_reconstruction_accuracy`.
         """
+        check_training(
+            max_epochs=max_epochs,
+            train_size=train_size,
+            validation_size=validation_size,
+            batch_size=batch_size,
+            plan_kwargs=plan_kwargs,
+            trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
+        )
         splitter = datamodule
         if datamodule is None:
             self._check_has_data()
@@ -304,6 +313,8 @@ class TransAnnoPretrain(TransAnnoBase):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        check_no_other_keys(kwargs)
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         manager = AnnDataManager(fields=anndata_fields(layer, batch_key), setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
@@ -331,6 +342,8 @@ class TransAnnoPretrain(TransAnnoBase):
             Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"batch_key": "rna"`` where the
             column lives in the modality instead of ``mdata.obs``.
         """
+        check_no_other_keys(kwargs)
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         modalities = default_modalities(modalities, setup_method_args)
         where = cls._create_modalities_attr_dict(modalities, setup_method_args)

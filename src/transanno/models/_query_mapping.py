@@ -17,8 +17,9 @@ from transanno._genes import match_genes, missing_genes
 from transanno._labels import as_strings
 from transanno._query import DataSpec, align
 from transanno._repair import find_names
-from transanno.models._base import as_model, ignored_gene_warnings
+from transanno.models._base import as_model
 from transanno.models._prediction import PredictionMixin
+from transanno.models._saving import ignored_gene_warnings
 
 # Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
 _SURE, _MIN_AGREEMENT = 0.9, 0.95

@@ -14,11 +14,13 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
+from transanno._arguments import check_training, one_column
 from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
-from transanno._fields import anndata_fields, default_modalities, mudata_fields
+from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
 from transanno.models._base import default_max_epochs, plan_arguments
+from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
 from transanno.models._wide_path import WidePathMixin
 
@@ -121,6 +123,11 @@ class TransAnno(WidePathMixin, PretrainedMixin):
         self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
 
+    def _card(self) -> dict[str, Any]:
+        setup = self.registry["setup_args"]
+        keys = ("labels_key", "unlabeled_category")
+        return {**super()._card(), "cell_types": self.labels.tolist(), **{key: setup[key] for key in keys}}
+
     # -- training ------------------------------------------------------------------------------------------------
 
     def train(
@@ -193,6 +200,15 @@ class TransAnno(WidePathMixin, PretrainedMixin):
             If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
         self._check_freeze(freeze)
+        check_training(
+            max_epochs=max_epochs,
+            train_size=train_size,
+            validation_size=validation_size,
+            batch_size=batch_size,
+            plan_kwargs=plan_kwargs,
+            trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
+            n_samples_per_label=n_samples_per_label,
+        )
         # Labels that a query happens to carry must not leak into what is then tested on them.
         use_labels = self.n_reference_batches_ is None or any(self.query_trains_.values())
         splitter, n_cells = datamodule, self.summary_stats.n_cells
@@ -253,6 +269,8 @@ class TransAnno(WidePathMixin, PretrainedMixin):
             check_val_every_n_epoch=check_val_every_n_epoch,
             trainer_config=trainer_config,
         )
+        if datamodule is None and self.n_reference_batches_ is None:
+            warn_if_collapsed(self)
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
 
@@ -313,6 +331,8 @@ class TransAnno(WidePathMixin, PretrainedMixin):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        check_no_other_keys(kwargs)
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         fields = anndata_fields(layer, batch_key, labels_key, unlabeled_category)
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
@@ -346,6 +366,8 @@ class TransAnno(WidePathMixin, PretrainedMixin):
             Modality of each argument: ``{"rna_layer": "rna"}`` by default. Add ``"labels_key": "rna"`` where the
             column lives in the modality instead of ``mdata.obs``.
         """
+        check_no_other_keys(kwargs)
+        batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         modalities = default_modalities(modalities, setup_method_args)
         where = cls._create_modalities_attr_dict(modalities, setup_method_args)

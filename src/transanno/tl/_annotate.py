@@ -8,6 +8,7 @@ from typing import Any
 from anndata import AnnData
 from mudata import MuData
 
+from transanno._arguments import check_adata, check_annotation
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno._predictions import check_unassigned_threshold
 from transanno._query import check_query
@@ -105,15 +106,13 @@ def annotate(
     """
     if (reference is None) == (model is None):
         raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
+    check_annotation(query, key_added=key_added, seed=seed, refine=refine, accelerator=accelerator, layer=layer)
     if model is None:
+        check_adata(reference, name="reference")
         assert reference is not None
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-        if isinstance(query, MuData):
-            raise TypeError(
-                "query is a MuData, but the reference is an AnnData. Pass the modality that holds the counts, "
-                'for example mdata["rna"].'
-            )
+        check_adata(query, name="query")
         query_genes = check_query(query, reference.var_names, layer=layer)
         check_unassigned_threshold(unassigned_threshold, reference_types(reference, labels_key, unlabeled_category))
         model = fit_reference(

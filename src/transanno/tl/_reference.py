@@ -13,6 +13,7 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
+from transanno._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno._constants import OTHER_GENES, UNLABELED_CATEGORY
 from transanno._gene_ids import other_features
 from transanno._genes import align_counts, match_genes
@@ -88,6 +89,10 @@ def fit_reference(
     >>> model = transanno.tl.fit_reference(reference, "cell_type")
     >>> model.save("model/")
     """
+    check_adata(reference, name="reference")
+    batch_key = one_column(batch_key, argument="batch_key")
+    check_whole_number("n_top_genes", n_top_genes, 1)
+    check_seed(seed)
     _check_reference(reference, labels_key, batch_key, layer)
     measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
@@ -217,11 +222,17 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
     normalized = AnnData(expressed.X.copy(), obs=expressed.obs.copy(), var=pd.DataFrame(index=expressed.var_names))
     sc.pp.normalize_total(normalized, target_sum=1e4)
     sc.pp.log1p(normalized)
+    if (normalized.X.max(axis=0) != normalized.X.min(axis=0)).sum() == 0:
+        raise ValueError(
+            f"No gene varies among the {normalized.n_obs} cells of the reference, so there is nothing to tell types by. Check "
+            "that the matrix holds counts of cells, and the filters that made it."
+        )
     # Batches of a few cells tell nothing about variability, and scanpy's bins fail on them.
     use_batches = batch_key is not None and normalized.obs[batch_key].value_counts().loc[lambda n: n > 0].min() >= 20
-    found = sc.pp.highly_variable_genes(
-        normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # genes without variance
+        found = sc.pp.highly_variable_genes(
+            normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False
+        )
     return expressed.var_names[found["highly_variable"].to_numpy()]
 
 

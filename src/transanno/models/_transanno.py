@@ -19,13 +19,14 @@ from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, default_modalities, mudata_fields
 from transanno._validation import check_choice
 from transanno.models._base import default_max_epochs, plan_arguments
+from transanno.models._evidence import EvidenceMixin
 from transanno.models._pretrained import PretrainedMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
 
 
-class TransAnno(PretrainedMixin):
+class TransAnno(EvidenceMixin, PretrainedMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning

@@ -42,7 +42,16 @@ class CellTypeHead(nn.Module):
         # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
         observed = sum_over_genes(expression, self.wide.weight.T)
         expected = self.wide(self.mean_expression.masked_fill(is_masked, 0.0))
-        return self.to_logits(self.dropout(F.gelu(encoded.cell_state))) + observed - expected
+        return self.read_encoded(encoded) + observed - expected
+
+    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
+        """Encoder output -> the part of the logits that comes from it ``(n_obs, n_labels)``."""
+        return self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
+
+    @property
+    def gene_weights(self) -> Tensor | None:
+        """``(n_labels, n_vars)``, by which the rest of the logits is linear in expression."""
+        return self.wide.weight
 
     def initialize(self, mean_expression: Tensor) -> None:
         """Start from the mean of every gene over the reference ``(n_vars,)``."""
@@ -77,7 +86,16 @@ class ConvHead(nn.Module):
 
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
+        return self.read_encoded(encoded)
+
+    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
+        """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
+
+    @property
+    def gene_weights(self) -> Tensor | None:
+        """None: the logits do not read expression directly."""
+        return None
 
     def initialize(self, mean_expression: Tensor) -> None:
         """Keep the random start: nothing here is in the units of the data."""

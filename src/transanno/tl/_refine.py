@@ -1,0 +1,180 @@
+"""One type per cluster, where the cells of the cluster agree on one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, UNASSIGNED_CATEGORY, UNLABELED_CATEGORY
+from transanno._labels import as_strings
+from transanno._predictions import write_obs
+from transanno._validation import Message, check_interval, check_obs_column
+
+_FRACTION_SUFFIX = "_fraction"
+# Calls that name no type.
+_NO_TYPE = (UNASSIGNED_CATEGORY, UNLABELED_CATEGORY)
+# Confident cells of a type that a group holds beside its own: fewer are strays, this many are a population.
+_MIN_CELLS = 3
+
+
+def refine(
+    adata: AnnData | MuData,
+    groupby: str = "leiden",
+    *,
+    key: str = KEY_ADDED,
+    key_added: str | None = None,
+    min_confidence: float = 0.9,
+) -> pd.DataFrame:
+    """Give the cells of a cluster the type that most of them are called, but keep confident rare types.
+
+    Every cell votes for its own call with its confidence, and the type with the largest sum wins the group. A cell of
+    another type keeps its call if both hold:
+
+    - it is *confident*: its own confidence is at least ``min_confidence``;
+    - its type is *coherent* in the group: at least three cells of the group are called so confidently, and they are at
+      least half of all that the group calls so.
+
+    So the vote overrules cells that are unsure and stray calls, and leaves a population alone that the clustering did
+    not separate. ``"Unassigned"`` and ``"Unknown"`` cells have no vote, and get the type of their group, unless they
+    are more than half of it: then the group is what most of these cells are, and only confident coherent types keep
+    their calls. Cells without a group keep their own call.
+
+    Parameters
+    ----------
+    adata
+        Annotated cells. Only the two columns below are written.
+    groupby
+        Column of ``obs`` with clusters; fine ones are safer than coarse ones.
+    key
+        Column of ``obs`` with the calls, which is not changed; their confidence is in ``key + "_confidence"``.
+    key_added
+        Column of ``obs`` to write. Default: ``key + "_refined"``.
+    min_confidence
+        Probability from which on a call counts as confident.
+
+    Returns
+    -------
+    DataFrame with a row per group: ``label``; ``fraction``; ``n_cells``; ``n_changed``, cells whose refined label is
+    not their own call; ``n_kept``, cells that kept another type than the group's.
+
+    Writes
+    ------
+    ``obs[key_added]``
+        Categorical, the refined label.
+    ``obs[key_added + "_fraction"]``
+        Share of the cells of the group whose own call is the label of the group, in [0, 1]: how far they agree. NaN
+        for cells without a group.
+
+    Raises
+    ------
+    KeyError
+        If a column does not exist.
+    ValueError
+        If ``key_added`` would replace a column that is read, or the confidences are not probabilities.
+
+    Examples
+    --------
+    >>> sc.pp.neighbors(query, use_rep="X_transanno")
+    >>> sc.tl.leiden(query)
+    >>> transanno.tl.refine(query, groupby="leiden")
+    >>> query.obs["transanno_refined"]
+    """
+    key_added = f"{key}_refined" if key_added is None else key_added
+    calls, groups, confidence = _read(adata, groupby, key, key_added)
+    check_interval("min_confidence", min_confidence, 0.0, 1.0)
+    refined, fraction = calls.copy(), np.full(len(calls), np.nan)
+    summary: dict[str, dict[str, object]] = {}
+    for group, rows in pd.Series(groups).groupby(groups).indices.items():
+        if not group:
+            continue
+        own, sure = calls[rows], confidence[rows]
+        label = _vote(own, sure)
+        is_kept = (own != label) & _is_coherent(own, sure >= min_confidence)
+        refined[rows] = np.where(is_kept, own, label)
+        share = np.mean(own == label) if label else np.nan
+        fraction[rows] = share
+        n_changed = int((refined[rows] != own).sum())
+        summary[str(group)] = {
+            "label": label or None,
+            "fraction": share,
+            "n_cells": len(rows),
+            "n_changed": n_changed,
+            "n_kept": int(is_kept.sum()),
+        }
+    present = set(refined) - {""}
+    column = adata.obs[key]
+    is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    known = as_strings(column.cat.categories.to_series(), missing="") if is_categorical else sorted(present)
+    labels = pd.Categorical(refined, categories=[name for name in known if name in present])
+    write_obs(adata, {key_added: labels, f"{key_added}{_FRACTION_SUFFIX}": fraction})
+    columns = ["label", "fraction", "n_cells", "n_changed", "n_kept"]
+    table = pd.DataFrame.from_dict(summary, orient="index", columns=columns).rename_axis(groupby)
+    given = adata.obs[groupby].dtype
+    if isinstance(given, pd.CategoricalDtype):  # "10" comes after "2" there
+        table = table.reindex(
+            [name for name in as_strings(given.categories.to_series(), missing="") if name in summary]
+        )
+    return table
+
+
+def _vote(calls: np.ndarray, confidence: np.ndarray) -> str:
+    """Calls of a group and their confidence ``(n_cells,)`` -> its label; "" where no cell has a call."""
+    has_type = (calls != "") & ~np.isin(calls, _NO_TYPE)
+    has_none = np.isin(calls, _NO_TYPE)
+    if not has_type.any() and not has_none.any():
+        return ""
+    votes = pd.DataFrame({"call": calls, "weight": confidence, "n": 1})
+    # More than half: of all that have any call.
+    votes = votes[has_none] if has_none.sum() > has_type.sum() else votes[has_type]
+    by = ["n", "weight"] if has_none.sum() > has_type.sum() else ["weight", "n"]
+    # Sorted by name first, so that ties are decided alike on every machine.
+    return str(votes.groupby("call").sum().sort_values(by, ascending=False, kind="stable").index[0])
+
+
+def _is_coherent(calls: np.ndarray, is_sure: np.ndarray) -> np.ndarray:
+    """Calls of a group ``(n_cells,)``, which are confident -> True for confident cells of a coherent type."""
+    is_type = (calls != "") & ~np.isin(calls, _NO_TYPE)
+    kept = np.zeros(len(calls), dtype=bool)
+    for name in set(calls[is_type & is_sure]):
+        is_called = calls == name
+        n_sure = int((is_called & is_sure).sum())
+        if n_sure >= _MIN_CELLS and 2 * n_sure >= is_called.sum():
+            kept |= is_called & is_sure
+    return kept
+
+
+def _read(adata: AnnData | MuData, groupby: str, key: str, key_added: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """-> calls and groups ``(n_obs,)`` str, "" where missing, and confidences, 0 where missing."""
+    confidence_key = f"{key}{CONFIDENCE_SUFFIX}"
+    if groupby not in adata.obs:
+        try:
+            check_obs_column(adata, groupby, argument="groupby", name="adata")
+        except KeyError as error:
+            cure = 'To cluster the cells: sc.pp.neighbors(adata, use_rep="X_transanno"); sc.tl.leiden(adata).'
+            raise KeyError(Message(f"{error.args[0]} {cure}")) from None
+    check_obs_column(adata, key, argument="key", name="adata")
+    if confidence_key not in adata.obs:
+        raise KeyError(
+            Message(
+                f"adata.obs has no column {confidence_key!r}, the confidence of the calls in {key!r}, by which votes are "
+                "weighted and confident rare types kept. predict() and tl.annotate() write both; for calls of another "
+                "tool, add the column, 0 everywhere if it gives none: then every cell is overruled by its group."
+            )
+        )
+    written = {key_added, f"{key_added}{_FRACTION_SUFFIX}"}
+    if clash := written & {key, groupby, confidence_key}:
+        raise ValueError(
+            f"key_added={key_added!r} would replace the column {sorted(clash)[0]!r}, which is read here. Name another."
+        )
+    calls = as_strings(adata.obs[key], missing="")
+    groups = as_strings(adata.obs[groupby], missing="")
+    confidence = pd.to_numeric(adata.obs[confidence_key], errors="coerce").to_numpy(dtype=float)
+    is_wrong = (confidence < 0) | (confidence > 1) | (np.isnan(confidence) & (calls != ""))
+    if is_wrong.any():
+        raise ValueError(
+            f"obs[{confidence_key!r}] holds {int(is_wrong.sum())} values that are no probabilities from 0 to 1, at cells "
+            f"that have a call in obs[{key!r}]. Fill or correct them."
+        )
+    return calls, groups, np.nan_to_num(confidence)

@@ -65,15 +65,16 @@ def rankings(model: Any, cells: AnnData, labels: np.ndarray) -> dict[str, pd.Dat
     x = data.X.toarray()
     linear = LogisticRegression(max_iter=1000).fit(x, labels)
     difference = [x[labels == name].mean(axis=0) - x[labels != name].mean(axis=0) for name in linear.classes_]
+    means = pd.DataFrame(np.array(difference), linear.classes_, model.genes)
+    attributions = model.get_gene_attributions()
     tables = {
-        "attributions": model.get_gene_attributions(),
+        "attributions": attributions,
+        # Markers are what a type has; contributions are of genes that it lacks, too.
+        "attributions, genes above the others": attributions.where(means.loc[attributions.index] > 0, 0.0),
         "attributions, silent baseline": model.get_gene_attributions(baseline="silent"),
         "logistic regression, coefficients": pd.DataFrame(linear.coef_, linear.classes_, model.genes),
-        "difference of means": pd.DataFrame(np.array(difference), linear.classes_, model.genes),
+        "difference of means": means,
     }
-    # By chance a list of k genes holds as large a share of the markers as of all genes.
-    rng = np.random.default_rng(0)
-    tables["chance"] = pd.DataFrame(rng.random((len(linear.classes_), len(model.genes))), linear.classes_, model.genes)
     return tables
 
 
@@ -175,7 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         }
         sections += _sections(pair, model, recalls, check, votes, arguments.k, tables)
         if arguments.figure is not None and pair == "P2_zheng_pbmc3k":
-            table = tl.explain(model, "CD8 T cell", "NK cell", groupby=LABEL)
+            table = tl.explain(model, "CD8 T cell", "NK cell", adata=query, groupby="transanno", reference=reference)
             pl.evidence(table, save=arguments.figure)
     info = run_info(["evidence", *(argv or [])], packages=PACKAGES)
     write_results("evidence", arguments.out, info, sections, {"pairs": numbers})
@@ -183,7 +184,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def _sections(pair, model, recalls, check, votes, lengths, tables) -> list[str]:
     columns = ["ranking of genes", *[f"top {k}" for k in lengths]]
+    # A random list of genes holds as large a share of the markers as of all genes.
     rows = [[name, *[f"{by_k[k].mean():.2f}" for k in lengths]] for name, by_k in recalls.items()]
+    rows.append(["chance", *[f"{k / len(model.genes):.2f}" for k in lengths]])
     k = lengths[min(1, len(lengths) - 1)]
     details = []
     for name in recalls["attributions"][k].index:

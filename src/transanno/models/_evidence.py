@@ -97,7 +97,7 @@ class EvidenceMixin(PredictionMixin):
         check_interval("n_steps", n_steps, 1)
         for name, value in (("label", label), ("against", against)):
             if value is not None:
-                check_choice(name, value, list(self.labels))
+                check_choice(name, value, self.labels.tolist())
         target, aligned = self._resolve(adata)
         positions = as_positions(indices, target.n_obs)
         logits = torch.from_numpy(self._infer("logits", aligned, positions, batch_size)).double()

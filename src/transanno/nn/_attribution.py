@@ -66,4 +66,5 @@ def attribute(
     contribution = encoder.share_among_genes(gradient, end.reading - start.reading, difference)
     if classifier.gene_weights is not None:
         contribution = contribution + contrast @ classifier.gene_weights * difference
-    return contribution
+    # An average of many equal readings differs from them in the last digit.
+    return contribution.masked_fill(is_masked, 0.0)

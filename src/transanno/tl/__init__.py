@@ -6,7 +6,7 @@ from transanno.tl._annotate import annotate
 from transanno.tl._cross_validate import cross_validate
 from transanno.tl._evaluate import evaluate
 from transanno.tl._explain import explain
-from transanno.tl._refine import refine
 from transanno.tl._reference import fit_reference, select_genes
+from transanno.tl._refine import refine
 
 __all__ = ["annotate", "cross_validate", "evaluate", "explain", "fit_reference", "refine", "select_genes"]

@@ -91,7 +91,7 @@ def explain(
     """
     for name, value in (("label", label), ("against", against)):
         if value is not None:
-            check_choice(name, value, list(model.labels))
+            check_choice(name, value, model.labels.tolist())
     data = adata if adata is not None else model._resolve(None)[0]
     positions = _positions(data, cells, groupby)
     means = mean_logits(model, adata, positions)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from mudata import MuData
@@ -34,8 +35,8 @@ class EvidenceMixin(PredictionMixin):
     def get_gene_attributions(
         self,
         adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | None = None,
-        groupby: str | Sequence[object] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        groupby: str | Sequence[object] | np.ndarray | pd.Categorical | None = None,
         *,
         label: str | None = None,
         against: str | None = None,
@@ -101,7 +102,7 @@ class EvidenceMixin(PredictionMixin):
         target, aligned = self._resolve(adata)
         positions = as_positions(indices, target.n_obs)
         logits = torch.from_numpy(self._infer("logits", aligned, positions, batch_size)).double()
-        called = pd.Categorical.from_codes(logits.argmax(dim=1).numpy(), categories=self.labels)
+        called = pd.Categorical(self.labels[logits.argmax(dim=1).numpy()], categories=self.labels)
         codes, groups = _as_groups(called if groupby is None else groupby, target, positions)
         means = _group_means(logits.softmax(dim=1), codes, len(groups))
         explained = means.argmax(dim=1) if label is None else torch.full((len(groups),), self._code(label))
@@ -125,8 +126,8 @@ class EvidenceMixin(PredictionMixin):
     def get_attention(
         self,
         adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | None = None,
-        groupby: str | Sequence[object] | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        groupby: str | Sequence[object] | np.ndarray | pd.Categorical | None = None,
     ) -> pd.DataFrame:
         """What the slots look at: their attention to the expressed genes, averaged over cells.
 
@@ -195,18 +196,21 @@ class EvidenceMixin(PredictionMixin):
 
         Expression is log1p of counts per 10,000 of the model's genes; NaN for groups without cells.
         """
-        total = torch.zeros(2, n_groups, self.module.n_input, dtype=torch.float64)
+        total, n_expressing = np.zeros((2, n_groups, self.module.n_input))
         size = SlotEncoder.inference_batch_size
         with self._explaining(aligned) as is_missing:
             batches = self._minibatches(aligned, positions, size)
-            for tensors, code in zip(batches, torch.from_numpy(codes).split(size), strict=True):
-                expression = self._expression(tensors, is_missing).double().cpu()
-                total[0].index_add_(0, code, expression)
-                total[1].index_add_(0, code, (expression > 0).double())
+            for i, tensors in enumerate(batches):
+                code = codes[i * size : (i + 1) * size]
+                is_member = sp.csr_matrix((np.ones(len(code)), (code, np.arange(len(code)))), (n_groups, len(code)))
+                expression = _as_scipy(
+                    normalize_counts(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device), is_missing)
+                )
+                total += is_member @ expression
+                n_expressing += is_member @ (expression > 0)
         n_cells = np.bincount(codes, minlength=n_groups)[:, None]
         with np.errstate(invalid="ignore"):
-            mean, share = total.numpy() / n_cells
-        return mean, share
+            return total / n_cells, n_expressing / n_cells
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -229,6 +233,7 @@ class EvidenceMixin(PredictionMixin):
     ) -> Tensor:
         """Minibatch, contrast of labels ``(n_obs, n_labels)``, baseline -> contributions ``(n_obs, n_vars)``."""
         module = self.module
+        assert module.classifier is not None  # this model always has one
         expression = normalize_counts(tensors[REGISTRY_KEYS.X_KEY].to(module.device), is_missing)
         reading = module.encoder.read(expression, is_missing)
         dense = expression.to_dense() if expression.layout != torch.strided else expression
@@ -247,20 +252,23 @@ class EvidenceMixin(PredictionMixin):
     def _baseline(self, baseline: str, aligned: AlignedData | None, n_obs: int, is_missing: Tensor) -> CellReading:
         """-> the cell from which contributions start."""
         encoder, classifier = self.module.encoder, self.module.classifier
-        stored = getattr(classifier, "mean_expression", None)
-        if baseline == "silent" or (stored is not None and not encoder.has_gene_tokens):
-            expression = torch.zeros_like(is_missing, dtype=torch.float32) if baseline == "silent" else stored[None, :]
-            expression = expression.masked_fill(is_missing, 0.0)
+        stored: Tensor | None = getattr(classifier, "mean_expression", None)
+        if baseline == "silent":
+            stored = torch.zeros_like(is_missing[0], dtype=torch.float32)
+        elif encoder.has_gene_tokens:
+            stored = None
+        if stored is not None:
+            expression = stored[None, :].masked_fill(is_missing, 0.0)
             return CellReading(expression, encoder.read(expression, is_missing))
         # The bins of mean expression are not those of an average cell: here, readings are averaged.
         sample = np.unique(np.linspace(0, n_obs - 1, min(n_obs, _N_BASELINE)).round().astype(int))
-        sums: list[Tensor] = []
+        mean: list[Tensor] = []
         for tensors in self._minibatches(aligned, sample, None, allow_sparse=False):
             expression = self._expression(tensors, is_missing)
-            parts = (expression, encoder.read(expression, is_missing))
-            parts = tuple(part.sum(dim=0, keepdim=True) / len(sample) for part in parts)
-            sums = [one + other for one, other in zip(sums, parts, strict=True)] if sums else list(parts)
-        return CellReading(*sums)
+            parts = [expression, encoder.read(expression, is_missing)]
+            parts = [part.sum(dim=0, keepdim=True) / len(sample) for part in parts]
+            mean = [one + other for one, other in zip(mean, parts, strict=True)] if mean else parts
+        return CellReading(*mean)
 
     def _code(self, label: str) -> int:
         return int(np.flatnonzero(self.labels == label)[0])
@@ -274,8 +282,16 @@ class EvidenceMixin(PredictionMixin):
         return chosen - (1 - chosen) / (n_labels - 1)
 
 
+def _as_scipy(expression: Tensor) -> sp.csr_matrix:
+    """Expression ``(n_obs, n_vars)``, dense or sparse CSR -> the same."""
+    if expression.layout == torch.strided:
+        return sp.csr_matrix(expression.cpu().numpy())
+    parts = (expression.values().numpy(), expression.col_indices().numpy(), expression.crow_indices().numpy())
+    return sp.csr_matrix(parts, shape=expression.shape)
+
+
 def _as_groups(
-    groupby: str | Sequence[object], target: AnnData | MuData, positions: np.ndarray
+    groupby: str | Sequence[object] | np.ndarray | pd.Categorical, target: AnnData | MuData, positions: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
     """Column of ``obs`` or a group per cell -> code of every cell ``(n_cells,)``, -1 without a group, and their names."""
     if isinstance(groupby, str):

@@ -70,10 +70,7 @@ def evidence(table: pd.DataFrame, *, n_genes: int = 20, save: str | Path | None 
         handles.append(Patch(facecolor="white", edgecolor="#555555", hatch="/////", label="expected, but absent"))
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     show_literally(legend.get_texts())
-    figure.suptitle(_title(table, label, against), fontsize=10)
-    show_literally(figure.texts)
-    if figure._suptitle is not None:
-        show_literally([figure._suptitle])
+    show_literally([figure.suptitle(_title(table, label, against), fontsize=10)])
     if save is not None:
         save_figure(figure, save)
     return figure

@@ -108,8 +108,8 @@ def explain(
     table = pd.DataFrame(
         {
             "evidence": found,
-            "speaks_for": pd.Categorical.from_codes(
-                np.select([found > 0, found < 0], [0, 1], default=-1), categories=[label, against]
+            "speaks_for": pd.Categorical(
+                found.map(lambda value: label if value > 0 else against if value < 0 else None), [label, against]
             ),
             "absent": ((known.share >= _EXPECTED).any() & (own.share.loc["cells"] <= _ABSENT)).to_numpy(),
             "expression": own.mean.loc["cells"],

@@ -86,7 +86,7 @@ def refine(
     key_added = f"{key}_refined" if key_added is None else key_added
     calls, groups, confidence = _read(adata, groupby, key, key_added)
     check_interval("min_confidence", min_confidence, 0.0, 1.0)
-    rows_of = {name: rows for name, rows in pd.Series(groups).groupby(groups).indices.items() if name}
+    rows_of = {str(name): rows for name, rows in pd.Series(groups).groupby(groups).indices.items() if name}
     votes = {name: _vote(calls[rows], confidence[rows]) for name, rows in rows_of.items()}
     vanishes = ~np.isin(calls, [*votes.values(), *_NO_TYPE, ""]) & (confidence >= _MORE_LIKELY_THAN_NOT)
     refined, fraction = calls.copy(), np.full(len(calls), np.nan)

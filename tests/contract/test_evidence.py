@@ -1,4 +1,4 @@
-"""Contributions of genes and attention; complaint 46, a soft prediction says nothing about why."""
+"""Contributions of genes and attention: what they sum to, what they are of, and what has no influence on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why A rather than B; complaint 46 and feature 9 of the wish list."""
+"""Why A rather than B: the table, and its picture."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ class TestCellsWithoutACall:
         adata = make([("a", None, np.nan)] * 3 + [("b", T, 0.9)])
         table = tl.refine(adata)
         assert refined(adata) == [None] * 3 + [T]
-        assert table.loc["a", "label"] is None
+        assert pd.isna(table.loc["a", "label"])
         assert adata.obs["transanno_refined_fraction"].isna().tolist() == [True] * 3 + [False]
 
     def test_cells_without_a_group_keep_their_call(self):

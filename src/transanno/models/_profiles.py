@@ -71,7 +71,7 @@ def label_profiles(
         is_sure = probabilities.max(axis=1).to_numpy() >= _SURE
         known = np.where(is_sure, probabilities.columns.to_numpy()[probabilities.to_numpy().argmax(axis=1)], "")
     _, aligned = model._resolve(data)
-    codes = pd.Categorical(known, categories=labels).codes.astype(np.int64)
+    codes = pd.Index(labels).get_indexer(pd.Index(known)).astype(np.int64)
     positions = np.flatnonzero(codes >= 0)
     mean, share = model._mean_expression(aligned, positions, codes[positions], len(labels))
     is_rare = np.bincount(codes[positions], minlength=len(labels)) < _MIN_CELLS

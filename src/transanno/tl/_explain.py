@@ -105,12 +105,11 @@ def explain(
     ).iloc[0]
     own = cell_profile(model, adata, positions)
     known = label_profiles(model, [label, against], adata, reference, labels_key)
+    sides = np.select([found > 0, found < 0], [0, 1], default=-1).astype(np.int64)
     table = pd.DataFrame(
         {
             "evidence": found,
-            "speaks_for": pd.Categorical(
-                found.map(lambda value: label if value > 0 else against if value < 0 else None), [label, against]
-            ),
+            "speaks_for": pd.Categorical.from_codes(sides, categories=pd.Index([label, against])),
             "absent": ((known.share >= _EXPECTED).any() & (own.share.loc["cells"] <= _ABSENT)).to_numpy(),
             "expression": own.mean.loc["cells"],
             "fraction": own.share.loc["cells"],

@@ -107,7 +107,8 @@ def refine(
     column = adata.obs[key]
     is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
     known = as_strings(column.cat.categories.to_series(), missing="") if is_categorical else sorted(present)
-    labels = pd.Categorical(refined, categories=[name for name in known if name in present])
+    categories = pd.Index([name for name in known if name in present], dtype=object)
+    labels = pd.Categorical.from_codes(categories.get_indexer(refined), categories=categories)
     write_obs(adata, {key_added: labels, f"{key_added}{_FRACTION_SUFFIX}": fraction})
     columns = ["label", "fraction", "n_cells", "n_changed", "n_kept"]
     table = pd.DataFrame.from_dict(summary, orient="index", columns=columns).rename_axis(groupby)
@@ -127,7 +128,8 @@ def _vote(calls: np.ndarray, confidence: np.ndarray) -> str:
     if not voters.any():
         return ""
     votes = pd.DataFrame({"call": calls, "n": 1, "confidence": confidence})[voters].groupby("call").sum()
-    # Sums depend on the order of cells in their last digits. Sorted by name before: ties are decided by confidence, then by name.
+    # Sums depend on the order of cells in their last digits. Sorted by name before: ties are decided by confidence, then
+    # by name.
     return str(votes.round(9).sort_values(["n", "confidence"], ascending=False, kind="stable").index[0])
 
 

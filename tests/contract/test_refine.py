@@ -90,6 +90,12 @@ class TestRareTypes:
         assert refined(adata)[20] == T
         assert NK not in adata.obs["transanno_refined"].cat.categories
 
+    def test_without_a_majority_all_cells_keep_their_calls(self):
+        adata = make([("a", T, 0.6)] * 4 + [("a", B, 0.3)] * 2 + [("a", NK, 0.2)] * 2 + B_CLUSTER)
+        table = tl.refine(adata)
+        assert refined(adata) == [T] * 4 + [B] * 2 + [NK] * 2 + [B] * 4
+        assert table.loc["a", ["label", "fraction", "n_changed", "n_kept"]].tolist() == [T, 0.5, 0, 4]
+
 
 class TestCellsWithoutACall:
     def test_unassigned_cells_get_the_type_of_their_group(self):

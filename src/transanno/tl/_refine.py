@@ -31,8 +31,8 @@ def refine(
 ) -> pd.DataFrame:
     """Give the cells of a cluster the type that most of them are called, but keep confident rare types.
 
-    Every cell votes for its own call, and the type with the most votes wins the group. A cell of another type keeps its
-    call
+    Every cell votes for its own call, and a type with more than half of the votes wins the group; without such a
+    majority, its cells keep their calls. A cell of another type keeps its call
 
     - if no group is given its type, so that the type would vanish, and the cell's confidence is at least 0.5: the type
       is more probable than all others together; or
@@ -58,8 +58,8 @@ def refine(
 
     Returns
     -------
-    DataFrame with a row per group: ``label``; ``fraction``; ``n_cells``; ``n_changed``, cells whose refined label is
-    not their own call; ``n_kept``, cells that kept another type than the group's.
+    DataFrame with a row per group: ``label``, the commonest call; ``fraction``; ``n_cells``; ``n_changed``, cells whose refined label is
+    not their own call; ``n_kept``, cells that kept another call than the group's.
 
     Writes
     ------
@@ -88,12 +88,14 @@ def refine(
     check_interval("min_confidence", min_confidence, 0.0, 1.0)
     rows_of = {str(name): rows for name, rows in pd.Series(groups).groupby(groups).indices.items() if name}
     votes = {name: _vote(calls[rows], confidence[rows]) for name, rows in rows_of.items()}
-    vanishes = ~np.isin(calls, [*votes.values(), *_NO_TYPE, ""]) & (confidence >= _MORE_LIKELY_THAN_NOT)
+    leading = [label for label, _ in votes.values()]
+    vanishes = ~np.isin(calls, [*leading, *_NO_TYPE, ""]) & (confidence >= _MORE_LIKELY_THAN_NOT)
     refined, fraction = calls.copy(), np.full(len(calls), np.nan)
     summary: dict[str, dict[str, object]] = {}
     for name, rows in rows_of.items():
-        own, label = calls[rows], votes[name]
-        is_kept = (own != label) & (vanishes[rows] | _is_coherent(own, confidence[rows] >= min_confidence))
+        own, (label, has_majority) = calls[rows], votes[name]
+        is_kept = vanishes[rows] | _is_coherent(own, confidence[rows] >= min_confidence) | (not has_majority)
+        is_kept &= own != label
         refined[rows] = np.where(is_kept, own, label)
         fraction[rows] = np.mean(own == label) if label else np.nan
         summary[name] = {
@@ -120,17 +122,18 @@ def refine(
     return table
 
 
-def _vote(calls: np.ndarray, confidence: np.ndarray) -> str:
-    """Calls of a group and their confidence ``(n_cells,)`` -> its label; "" where no cell has a call."""
+def _vote(calls: np.ndarray, confidence: np.ndarray) -> tuple[str, bool]:
+    """Calls of a group and their confidence ``(n_cells,)`` -> its commonest, "" without any, and if that is a majority."""
     has_none = np.isin(calls, _NO_TYPE)
     has_type = (calls != "") & ~has_none
     voters = has_none if has_none.sum() > has_type.sum() else has_type
     if not voters.any():
-        return ""
+        return "", False
     votes = pd.DataFrame({"call": calls, "n": 1, "confidence": confidence})[voters].groupby("call").sum()
     # Sums depend on the order of cells in their last digits. Sorted by name before: ties are decided by confidence, then
     # by name.
-    return str(votes.round(9).sort_values(["n", "confidence"], ascending=False, kind="stable").index[0])
+    votes = votes.round(9).sort_values(["n", "confidence"], ascending=False, kind="stable")
+    return str(votes.index[0]), bool(2 * votes["n"].iloc[0] > votes["n"].sum())
 
 
 def _is_coherent(calls: np.ndarray, is_sure: np.ndarray) -> np.ndarray:

@@ -43,6 +43,8 @@ def refine(
     ``"Unassigned"`` and ``"Unknown"`` cells the vote decides, too, but these do not vote, unless they are more than
     half of the group: then the group is called what most of them are. Cells without a group keep their own call.
 
+    This is not always more accurate than the calls themselves: clusters need not follow the types, see the user guide.
+
     Parameters
     ----------
     adata

@@ -20,6 +20,7 @@ from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
 from transanno.models._base import default_max_epochs, plan_arguments
+from transanno.models._evidence import EvidenceMixin
 from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
 from transanno.models._wide_path import WidePathMixin
@@ -28,7 +29,7 @@ from transanno.models._wide_path import WidePathMixin
 _MAX_CONFOUNDING = 0.8
 
 
-class TransAnno(WidePathMixin, PretrainedMixin):
+class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning

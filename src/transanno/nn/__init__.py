@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from transanno.nn._attribution import CellReading, attribute, gauss_legendre
 from transanno.nn._build import (
     ENCODERS,
     HEADS,
@@ -32,6 +33,7 @@ from transanno.nn._transformer import TransformerBlock
 __all__ = [
     "ENCODERS",
     "HEADS",
+    "CellReading",
     "CellTypeHead",
     "ConvHead",
     "Encoder",
@@ -43,6 +45,7 @@ __all__ = [
     "SlotEncoder",
     "TokenExpressionHead",
     "TransformerBlock",
+    "attribute",
     "bin_expression",
     "build_classifier",
     "build_expression_head",
@@ -52,6 +55,7 @@ __all__ = [
     "draw_projection",
     "encoder_arguments",
     "favor_attention",
+    "gauss_legendre",
     "normalize_counts",
     "sample_expressed_mask",
     "sample_gene_mask",

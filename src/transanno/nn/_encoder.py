@@ -30,7 +30,8 @@ class SlotEncoder(nn.Module):
 
     This is the interface that every encoder has to offer: ``forward`` with an :class:`EncoderOutput`, the
     attributes below, a parameter ``gene_embedding`` with one row per gene, by which weights are carried to
-    another gene vocabulary, and ``tunable_layers``.
+    another gene vocabulary, and ``tunable_layers``; and for :func:`~transanno.nn.attribute` the way from expression to
+    output in two parts, ``read`` and ``encode``, with ``share_among_genes`` to lead a gradient back through the first.
     """
 
     # Whether there is a token for every gene, from which its expression can be read.
@@ -41,6 +42,8 @@ class SlotEncoder(nn.Module):
     fine_tuning_gene_lr = 0.02
     # Inference keeps no activations, and small minibatches are slow.
     inference_batch_size = 1024
+    # Cells whose gradients are computed at once.
+    gradient_batch_size = 512
 
     def __init__(
         self,
@@ -82,7 +85,22 @@ class SlotEncoder(nn.Module):
 
         Expression is log1p of counts per 10,000, zero where masked; dense, or sparse CSR.
         """
-        tokens = self.attention(expression, is_masked) + batch_embedding[:, None, :]
+        return self._mix(self.attention(expression, is_masked), batch_embedding)
+
+    def read(self, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> reading, linear in expression."""
+        return self.attention.read(expression)
+
+    def encode(self, reading: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+        """What :meth:`read` gave, and the rest of the arguments of :meth:`forward` -> the same output."""
+        return self._mix(self.attention.from_reading(reading, is_masked), batch_embedding)
+
+    def share_among_genes(self, gradient: Tensor, reading: Tensor, expression: Tensor) -> Tensor:
+        """Gradient by the reading, differences of readings and of expression -> share of genes ``(n_obs, n_vars)``."""
+        return self.attention.share_among_genes(gradient) * expression
+
+    def _mix(self, slots: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+        tokens = slots + batch_embedding[:, None, :]
         for block in self.blocks:
             tokens = block(tokens)
         tokens = self.norm(tokens)

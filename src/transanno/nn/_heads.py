@@ -59,6 +59,15 @@ class CellTypeHead(nn.Module):
         expected = F.linear(self.mean_expression.masked_fill(is_masked, 0.0), self.wide_weight)
         return torch.lerp(deep, observed - expected + self.wide_bias, self.wide_share)
 
+    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
+        """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""
+        return (1.0 - self.wide_share) * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
+
+    @property
+    def gene_weights(self) -> Tensor | None:
+        """``(n_labels, n_vars)``, by which the rest of a prediction's logits is linear in expression."""
+        return self.wide_share * self.wide_weight
+
     def initialize(self, mean_expression: Tensor) -> None:
         """Start from the mean of every gene over the reference ``(n_vars,)``."""
         self.mean_expression.copy_(mean_expression)
@@ -99,7 +108,16 @@ class ConvHead(nn.Module):
 
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
+        return self.read_encoded(encoded)
+
+    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
+        """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
+
+    @property
+    def gene_weights(self) -> Tensor | None:
+        """None: the logits do not read expression directly."""
+        return None
 
     def initialize(self, mean_expression: Tensor) -> None:
         """Keep the random start: nothing here is in the units of the data."""

@@ -15,6 +15,8 @@ from transanno.nn._favor import draw_projection, favor_attention
 # Entries of the feature array of one inference pass: half a GiB in single precision.
 _N_FEATURE_ENTRIES = 2**27
 _MAX_INFERENCE_BATCH_SIZE = 1024
+# Feature arrays of a layer that a backward pass keeps: several steps each for queries and for keys.
+_N_KEPT_FEATURES = 8
 
 
 class PerformerLayer(nn.Module):
@@ -50,7 +52,9 @@ class PerformerLayer(nn.Module):
             linear(tokens).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (n_obs, n_heads, n_tokens, head_dim)
             for linear in (self.to_query, self.to_key, self.to_value)
         )
-        return favor_attention(query, key, value, self.projection).transpose(1, 2).flatten(2)
+        # Trained as the original is; contributions of genes would not add up.
+        attended = favor_attention(query, key, value, self.projection, exact_gradient=not self.training)
+        return attended.transpose(1, 2).flatten(2)
 
 
 class PerformerEncoder(nn.Module):
@@ -117,6 +121,11 @@ class PerformerEncoder(nn.Module):
         """Cells that fit into one pass of inference."""
         return min(max(_N_FEATURE_ENTRIES // self._n_features_per_cell, 1), _MAX_INFERENCE_BATCH_SIZE)
 
+    @property
+    def gradient_batch_size(self) -> int:
+        """Cells whose gradients are computed at once, in about the memory of one pass of inference."""
+        return max(self.inference_batch_size // (_N_KEPT_FEATURES * len(self.layers)), 1)
+
     def fixed_weights(self) -> AbstractContextManager[None]:
         """-> context in which weights do not change; there is nothing to compute ahead."""
         return nullcontext()
@@ -132,8 +141,19 @@ class PerformerEncoder(nn.Module):
         Expression is log1p of counts per 10,000, zero where masked.
         """
         self._count_pass()
+        return self.encode(self.read(expression, is_masked), is_masked, batch_embedding)
+
+    def read(self, expression: Tensor, is_masked: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> tokens of the genes' bins.
+
+        ``(n_obs, n_vars, n_hidden)``
+        """
         bins = (expression / math.log(2)).long().clamp_(max=N_BINS - 1).masked_fill_(is_masked, MASK_TOKEN)
-        genes = self.token_embedding(bins) + self.gene_embedding
+        return self.token_embedding(bins)
+
+    def encode(self, reading: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+        """What :meth:`read` gave, and the rest of the arguments of :meth:`forward` -> the same output."""
+        genes = reading + self.gene_embedding
         appended = self.token_embedding.weight[0] + self.appended_embedding + batch_embedding
         tokens = torch.cat([genes, appended[:, None, :]], dim=1)
         for layer in self.layers:
@@ -142,6 +162,10 @@ class PerformerEncoder(nn.Module):
         is_measured = (~is_masked).to(tokens.dtype)
         total = (is_measured[:, None, :] @ tokens[:, :-1]).squeeze(1)
         return EncoderOutput(tokens, total / is_measured.sum(dim=1, keepdim=True).clamp_min(1.0))
+
+    def share_among_genes(self, gradient: Tensor, reading: Tensor, expression: Tensor) -> Tensor:
+        """Gradient by the reading, differences of readings and of expression -> share of genes ``(n_obs, n_vars)``."""
+        return (gradient * reading).sum(dim=-1)
 
     def initialize_genes(self, expression: Tensor) -> None:
         """Leave the gene embeddings at their random start, as the paper does."""

@@ -74,8 +74,38 @@ class SlotAttention(nn.Module):
 
     def forward(self, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> ``(n_obs, n_slots, n_hidden)``."""
-        table = self.gene_table() if self._fixed_table is None else self._fixed_table
-        sums = sum_over_genes(expression, table)
+        table = self._current_table()
+        return self._divide(sum_over_genes(expression, table), is_masked, table)
+
+    def read(self, expression: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)`` -> all that the slots read of a cell, linear in expression.
+
+        Numerators and denominators without the silent genes, ``(n_obs, n_slots * n_hidden + n_slots)``.
+        """
+        return sum_over_genes(expression, self._current_table())
+
+    def from_reading(self, reading: Tensor, is_masked: Tensor) -> Tensor:
+        """What :meth:`read` gave, is_masked ``(n_obs | 1, n_vars)`` -> slot tokens, as :meth:`forward` does."""
+        return self._divide(reading, is_masked, self._current_table())
+
+    def share_among_genes(self, gradient: Tensor) -> Tensor:
+        """Gradient by the reading -> gradient by the expression of every gene ``(n_obs, n_vars)``."""
+        return gradient @ self._current_table().T
+
+    def attend(self, expression: Tensor) -> Tensor:
+        """Dense expression ``(n_obs, n_vars)`` -> attention to expressed genes ``(n_obs, n_slots, n_vars)``.
+
+        Rows sum to one, or to zero where no gene is expressed. The share that silent genes have in the denominator is
+        left out: their value is zero.
+        """
+        weights = self._current_table()[:, -self.n_slots :]
+        total = (expression @ weights).clamp_min(_TINY)
+        return expression[:, None, :] * weights.T / total[:, :, None]
+
+    def _current_table(self) -> Tensor:
+        return self.gene_table() if self._fixed_table is None else self._fixed_table
+
+    def _divide(self, sums: Tensor, is_masked: Tensor, table: Tensor) -> Tensor:
         numerator = sums[:, : -self.n_slots].unflatten(1, (self.n_slots, self.n_hidden))
         measured = (~is_masked).to(table.dtype)
         silent = self.log_silent_weight.exp() * (measured @ table[:, -self.n_slots :])  # (n_obs | 1, n_slots)

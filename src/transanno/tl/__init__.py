@@ -5,6 +5,17 @@ from __future__ import annotations
 from transanno.tl._annotate import annotate
 from transanno.tl._cross_validate import cross_validate
 from transanno.tl._evaluate import evaluate
+from transanno.tl._explain import explain
 from transanno.tl._reference import fit_reference, pretrain, select_genes
+from transanno.tl._refine import refine
 
-__all__ = ["annotate", "cross_validate", "evaluate", "fit_reference", "pretrain", "select_genes"]
+__all__ = [
+    "annotate",
+    "cross_validate",
+    "evaluate",
+    "explain",
+    "fit_reference",
+    "pretrain",
+    "refine",
+    "select_genes",
+]

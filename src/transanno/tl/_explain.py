@@ -1,0 +1,166 @@
+"""Why A rather than B."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+
+from transanno._labels import as_strings
+from transanno._validation import Message, check_choice, check_obs_column
+from transanno.models import TransAnno
+from transanno.models._minibatches import as_positions
+from transanno.models._profiles import cell_profile, label_profiles, mean_logits, measured_genes
+
+# A gene is expected where at least this share of a label's cells express it, and absent where at most that share of the
+# explained cells do: of one cell, none.
+_EXPECTED, _ABSENT = 0.5, 0.05
+
+
+def explain(
+    model: TransAnno,
+    cells: str | int | Sequence[int] | np.ndarray,
+    against: str | None = None,
+    *,
+    adata: AnnData | MuData | None = None,
+    groupby: str | None = None,
+    label: str | None = None,
+    reference: AnnData | MuData | None = None,
+    labels_key: str | None = None,
+) -> pd.DataFrame:
+    r"""Which genes make the model call a cell, or a group of cells, A rather than B.
+
+    The evidence of a gene is its contribution to :math:`\mathrm{logit}_A - \mathrm{logit}_B`, the logarithm of how many
+    times more probable A is than B, starting from the average cell of the reference: see
+    :meth:`transanno.TransAnno.get_gene_attributions`. Expected genes that the cell lacks have evidence, too, since the
+    average cell has a little of them.
+
+    Parameters
+    ----------
+    model
+        Trained model.
+    cells
+        Name of a cell, its position, several positions or a boolean mask; with ``groupby``, the name of a group.
+    against
+        Label B. Default: the most probable one after A.
+    adata
+        Cells with raw counts. Default: the data of the model.
+    groupby
+        Column of ``obs`` with groups, such as clusters.
+    label
+        Label A. Default: the most probable one, on average over the cells.
+    reference
+        Labeled cells with raw counts, for the columns on what A and B express. Default: the cells that the model was
+        trained on where it holds them, else those cells of ``adata`` that it calls A or B with a probability of 0.9 or
+        more.
+    labels_key
+        Column of ``reference.obs`` with the labels. Default: the one that the model was set up with.
+
+    Returns
+    -------
+    DataFrame, measured genes of the model × the columns below, those with the most evidence first.
+
+    - ``evidence``: for A (positive) or B (negative), in units of a logit (nats).
+    - ``speaks_for``: A or B, by the sign; missing where the evidence is 0.
+    - ``absent``: True for genes that at least half of the cells of A or of B express, and that the explained cell does
+      not (of a group: at most 5 % of its cells).
+    - ``expression``, ``fraction``: of the cells, mean log1p of counts per 10,000, and share that express the gene.
+    - ``expression_label``, ``fraction_label``: the same for cells of A; NaN where fewer than three are known.
+    - ``expression_against``, ``fraction_against``: for cells of B.
+
+    ``.attrs`` holds ``label`` and ``against``; ``margin``, the mean difference of their logits, of which the evidence
+    explains all but ``margin_of_average``, that of the average cell; ``n_cells``; and ``profiles``, where the columns
+    on A and B come from.
+
+    Raises
+    ------
+    KeyError
+        If a column, cell or group does not exist.
+    ValueError
+        If a label is unknown to the model, A and B are the same, or no cells are selected.
+
+    Examples
+    --------
+    >>> table = transanno.tl.explain(model, "AAACCTGAGCAT-1", against="NK cell")
+    >>> table.head(10)
+    >>> table[table["absent"]].head()
+    >>> transanno.pl.evidence(transanno.tl.explain(model, "5", groupby="leiden"))
+    """
+    for name, value in (("label", label), ("against", against)):
+        if value is not None:
+            check_choice(name, value, model.labels.tolist())
+    data = adata if adata is not None else model._resolve(None)[0]
+    positions = _positions(data, cells, groupby)
+    means = mean_logits(model, adata, positions)
+    mean, logit = means["probability"], means["logit"]
+    label = label or str((mean if against is None else mean.drop(against)).idxmax())
+    against = against or str(mean.drop(label).idxmax())
+    if label == against:
+        raise ValueError(f"label and against are both {label!r}. Compare two different labels.")
+    found = model.get_gene_attributions(
+        adata, positions, np.zeros(len(positions), int), label=label, against=against
+    ).iloc[0]
+    own = cell_profile(model, adata, positions)
+    known = label_profiles(model, [label, against], adata, reference, labels_key)
+    sides = np.select([found > 0, found < 0], [0, 1], default=-1).astype(np.int64)
+    table = pd.DataFrame(
+        {
+            "evidence": found,
+            "speaks_for": pd.Categorical.from_codes(sides, categories=pd.Index([label, against])),
+            "absent": ((known.share >= _EXPECTED).any() & (own.share.loc["cells"] <= _ABSENT)).to_numpy(),
+            "expression": own.mean.loc["cells"],
+            "fraction": own.share.loc["cells"],
+            "expression_label": known.mean.loc[label],
+            "fraction_label": known.share.loc[label],
+            "expression_against": known.mean.loc[against],
+            "fraction_against": known.share.loc[against],
+        },
+        index=found.index,
+    )
+    table = table[measured_genes(model, adata)]
+    margin = float(logit[label] - logit[against])
+    table = table.sort_values("evidence", key=np.abs, ascending=False, kind="stable").rename_axis("gene")
+    table.attrs = {
+        "label": label,
+        "against": against,
+        "cells": f"{groupby} {cells}" if groupby is not None else str(data.obs_names[positions[0]]),
+        "n_cells": len(positions),
+        "margin": margin,
+        "margin_of_average": margin - float(found.sum()),
+        "profiles": known.source,
+    }
+    return table
+
+
+def _positions(
+    data: AnnData | MuData, cells: str | int | Sequence[int] | np.ndarray, groupby: str | None
+) -> np.ndarray:
+    """What the user named -> positions of the cells."""
+    if groupby is not None:
+        check_obs_column(data, groupby, argument="groupby", name="adata")
+        groups = as_strings(data.obs[groupby], missing="")
+        positions = np.flatnonzero(groups == str(cells))
+        if not len(positions) or str(cells) == "":
+            names = sorted(set(groups) - {""})
+            listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+            raise KeyError(
+                Message(f"cells={cells!r} is not a group of adata.obs[{groupby!r}]. Groups found: {listed}.")
+            )
+        return positions
+    if isinstance(cells, str):
+        positions = np.flatnonzero(data.obs_names == cells)
+        if len(positions) != 1:
+            raise KeyError(
+                Message(
+                    f"cells={cells!r} is the name of {len(positions)} cells in adata.obs_names. Name one cell, give "
+                    "positions, or a group together with groupby=."
+                )
+            )
+        return positions
+    positions = as_positions(np.atleast_1d(cells), data.n_obs)
+    if not len(positions):
+        raise ValueError("cells selects no cells. Give a name, positions, or a mask that is True somewhere.")
+    return positions

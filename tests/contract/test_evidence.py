@@ -1,0 +1,212 @@
+"""Contributions of genes and attention: what they sum to, what they are of, and what has no influence on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+
+from transanno import TransAnno
+
+PERFORMER = {"encoder": "performer", "n_hidden": 13, "n_layers": 1, "n_heads": 2, "head_dim": 8}
+
+
+@pytest.fixture(scope="module")
+def performer(make_adata, fast):
+    adata = make_adata()
+    TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
+    model = TransAnno(adata, **PERFORMER)
+    model.train(3, plan_kwargs={"lr": 1e-3}, **fast)
+    return model
+
+
+def per_cell(model, adata=None, indices=None, **kwargs):
+    n_cells = len(indices) if indices is not None else (model.adata if adata is None else adata).n_obs
+    return model.get_gene_attributions(adata, indices, np.arange(n_cells), **kwargs)
+
+
+def log_odds(model, label, against, adata=None):
+    probabilities = model.predict(adata, soft=True, key_added=None)
+    return np.log(probabilities[label] / probabilities[against]).to_numpy()
+
+
+class TestCompleteness:
+    @pytest.mark.parametrize("baseline", ["average", "silent"])
+    def test_differences_between_cells_are_those_of_their_log_odds(self, model, baseline):
+        """By the public API alone: the baseline of cells of one batch is the same."""
+        sums = per_cell(model, label="T cell", against="B cell", baseline=baseline, n_steps=768).sum(axis=1).to_numpy()
+        expected = log_odds(model, "T cell", "B cell")
+        for batch in ("batch1", "batch2"):
+            is_batch = (model.adata.obs["batch"] == batch).to_numpy()
+            rest = (sums - expected)[is_batch]
+            assert np.ptp(rest) < 2e-3 * np.ptp(expected)
+
+    def test_default_steps_are_enough(self, model):
+        rest = per_cell(model, label="T cell", against="NK cell").sum(axis=1) - log_odds(model, "T cell", "NK cell")
+        is_batch = (model.adata.obs["batch"] == "batch1").to_numpy()
+        assert np.ptp(rest[is_batch]) < 0.02 * np.ptp(log_odds(model, "T cell", "NK cell"))
+
+    @pytest.mark.parametrize("baseline", ["average", "silent"])
+    def test_of_the_performer(self, performer, baseline):
+        sums = per_cell(performer, label="T cell", against="B cell", baseline=baseline, n_steps=48).sum(axis=1)
+        expected = log_odds(performer, "T cell", "B cell")
+        is_batch = (performer.adata.obs["batch"] == "batch2").to_numpy()
+        assert np.ptp(expected[is_batch]) > 1e-3
+        assert np.ptp((sums - expected)[is_batch]) < 0.02 * np.ptp(expected[is_batch])
+
+    def test_the_sum_is_from_the_silent_cell_to_the_cell(self, model):
+        """Against logits of an empty cell, which only the module can be given."""
+        sums = per_cell(model, label="T cell", baseline="silent", n_steps=768).sum(axis=1).to_numpy()
+        counts = torch.from_numpy(model.adata.X.toarray())
+        batch = torch.from_numpy((model.adata.obs["batch"] == "batch2").to_numpy().astype(int))[:, None]
+        weights = torch.tensor([-0.5, -0.5, 1.0])  # B, NK, T
+        model.module.eval()
+        with torch.inference_mode():
+            ends = [model.module.inference(x, batch)["logits"] @ weights for x in (counts, torch.zeros_like(counts))]
+        np.testing.assert_allclose(sums, (ends[0] - ends[1]).numpy(), rtol=1e-3, atol=5e-3)
+
+
+class TestAttributions:
+    def test_without_groups_there_is_a_row_per_called_label(self, model):
+        table = model.get_gene_attributions()
+        called = model.predict(key_added=None)
+        assert list(table.index) == sorted(set(called))
+        assert list(table.columns) == list(model.genes)
+        assert table.attrs["labels"] == {name: name for name in table.index}
+        cells = per_cell(model, label="NK cell").to_numpy()[called == "NK cell"]
+        np.testing.assert_allclose(table.loc["NK cell"], cells.mean(axis=0), atol=1e-6)
+
+    def test_markers_of_a_type_speak_for_it(self, model, reference):
+        """Genes with the largest difference of means: eight per type in these data."""
+        x = np.log1p(reference.X.toarray() / reference.X.sum(axis=1) * 1e4)
+        table = model.get_gene_attributions()
+        for name in table.index:
+            is_type = (reference.obs["cell_type"] == name).to_numpy()
+            difference = np.asarray(x[is_type].mean(axis=0) - x[~is_type].mean(axis=0)).ravel()
+            markers = np.argsort(-difference)[:8]
+            assert table.loc[name].iloc[markers].mean() > 3 * table.loc[name].abs().mean()
+
+    def test_a_group_is_explained_for_its_most_probable_label(self, model):
+        table = model.get_gene_attributions(groupby="batch")
+        probabilities = model.predict(soft=True, key_added=None)
+        expected = probabilities.groupby(model.adata.obs["batch"].to_numpy()).mean().idxmax(axis=1)
+        assert table.attrs["labels"] == expected.to_dict()
+        assert list(table.index) == ["batch1", "batch2"]
+        assert table.index.name == "batch"
+
+    def test_cells_without_a_group_are_left_out(self, model):
+        groups = pd.Categorical(["b"] * 10 + [None] * 77 + ["a"] * 10, categories=["c", "b", "a"])
+        table = model.get_gene_attributions(groupby=groups, label="B cell")
+        assert list(table.index) == ["b", "a"]  # the order of categories, unused ones left out
+        expected = model.get_gene_attributions(None, range(10), ["b"] * 10, label="B cell")
+        np.testing.assert_allclose(table.loc["b"], expected.loc["b"], atol=1e-6)
+
+    def test_minibatches_and_containers_have_no_influence(self, model, make_adata):
+        expected = model.get_gene_attributions()
+        pd.testing.assert_frame_equal(model.get_gene_attributions(batch_size=7), expected, atol=1e-5)
+        for container in (sp.csc_matrix, np.asarray):
+            pd.testing.assert_frame_equal(
+                model.get_gene_attributions(make_adata(container=container)), expected, atol=1e-5
+            )
+
+    def test_order_of_genes_has_no_influence(self, model, make_adata):
+        adata = make_adata()
+        shuffled = adata[:, np.random.default_rng(1).permutation(adata.n_vars)].copy()
+        pd.testing.assert_frame_equal(
+            model.get_gene_attributions(shuffled), model.get_gene_attributions(adata), atol=1e-5
+        )
+
+    @pytest.mark.parametrize("baseline", ["average", "silent"])
+    @pytest.mark.filterwarnings("ignore:.*of 53 genes:UserWarning")
+    def test_genes_that_the_data_lack_contribute_nothing(self, model, performer, make_adata, baseline):
+        adata = make_adata()[:, 5:].copy()
+        for explained in (model, performer):
+            table = explained.get_gene_attributions(adata, baseline=baseline, n_steps=4)
+            assert (table.iloc[:, :5] == 0).all(axis=None)
+            assert (table.iloc[:, 5:] != 0).any(axis=None)
+
+    def test_a_label_against_itself_is_nothing(self, model):
+        table = model.get_gene_attributions(label="T cell", against="T cell")
+        assert (table == 0).all(axis=None)
+
+    def test_nothing_is_changed(self, model, query, snapshot, changed):
+        before, weights = snapshot(query), {k: v.clone() for k, v in model.module.state_dict().items()}
+        model.get_gene_attributions(query)
+        model.get_attention(query)
+        assert changed(before, query) == set()
+        assert all(torch.equal(weights[k], v) for k, v in model.module.state_dict().items())
+        assert all(parameter.grad is None for parameter in model.module.parameters())
+
+    def test_one_cell_and_masks(self, model):
+        is_chosen = np.arange(97) == 5
+        one = model.get_gene_attributions(indices=is_chosen)
+        assert one.shape == (1, 53)
+        np.testing.assert_allclose(one, model.get_gene_attributions(indices=[5]))
+
+    def test_of_a_query_model(self, model, new_batch_query):
+        query_model = TransAnno.load_query_data(new_batch_query, model, accelerator="cpu", unseen_labels="mask")
+        table = query_model.get_gene_attributions(groupby="batch", label="B cell")
+        assert list(table.index) == ["batch2", "batch3"]
+        assert np.isfinite(table).all(axis=None)
+
+    @pytest.mark.parametrize(
+        ("arguments", "error", "message"),
+        [
+            ({"label": "B-cell"}, ValueError, "label='B-cell' is not known. Allowed: 'B cell'"),
+            ({"against": "Unknown"}, ValueError, "against='Unknown' is not known"),
+            ({"baseline": "mean"}, ValueError, "baseline='mean' is not known. Allowed: 'average', 'silent'"),
+            ({"n_steps": 0}, ValueError, "n_steps=0 is outside"),
+            ({"groupby": "leiden"}, KeyError, "groupby='leiden' is not a column"),
+            ({"groupby": ["a", "b"]}, ValueError, "groupby has 2 values for 97 cells"),
+            ({"indices": []}, ValueError, "no cells to explain: indices selects none"),
+            ({"groupby": [None] * 97}, ValueError, "none of them has a group"),
+        ],
+    )
+    def test_errors_say_what_is_allowed(self, model, arguments, error, message):
+        with pytest.raises(error, match=message):
+            model.get_gene_attributions(**arguments)
+
+    def test_an_untrained_model_explains_nothing(self, reference, small):
+        TransAnno.setup_anndata(reference, "cell_type")
+        with pytest.warns(UserWarning, match="untrained model"):
+            TransAnno(reference, **small).get_gene_attributions()
+
+
+class TestAttention:
+    def test_rows_sum_to_one_over_expressed_genes(self, model, reference):
+        for cell in (0, 41):
+            table = model.get_attention(indices=[cell])
+            assert table.shape == (3, 53)
+            np.testing.assert_allclose(table.sum(axis=1), 1.0)
+            is_silent = reference.X[[cell]].toarray()[0] == 0
+            assert (table.loc[:, is_silent] == 0).all(axis=None)
+            assert (table.loc[:, ~is_silent] > 0).all(axis=None)
+
+    def test_of_a_group_is_the_mean_of_its_cells(self, model):
+        groups = model.adata.obs["cell_type"]
+        table = model.get_attention(groupby="cell_type")
+        cells = np.flatnonzero(groups == "NK cell")
+        mean = np.mean([model.get_attention(indices=[i]).to_numpy() for i in cells], axis=0)
+        np.testing.assert_allclose(table.loc["NK cell"], mean, atol=1e-6)
+        assert table.index.names == ["cell_type", "slot"]
+
+    @pytest.mark.filterwarnings("ignore:.*of 53 genes:UserWarning")
+    def test_genes_that_the_data_lack_get_none(self, model, make_adata):
+        table = model.get_attention(make_adata()[:, 5:].copy())
+        assert (table.iloc[:, :5] == 0).all(axis=None)
+        np.testing.assert_allclose(table.sum(axis=1), 1.0)
+
+    def test_cells_without_counts_are_left_out(self, model, make_adata):
+        adata = make_adata()
+        counts = adata.X.tolil()
+        counts[3] = 0
+        adata.X = counts.tocsr()
+        others = np.delete(np.arange(97), 3)
+        pd.testing.assert_frame_equal(model.get_attention(adata), model.get_attention(adata, others), atol=1e-6)
+        assert model.get_attention(adata, [3]).isna().all(axis=None)
+
+    def test_the_performer_has_no_slots(self, performer):
+        with pytest.raises(ValueError, match=r'encoder="slots"; get_gene_attributions works for both'):
+            performer.get_attention()

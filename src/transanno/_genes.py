@@ -19,6 +19,7 @@ import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
 from transanno._gene_ids import MIN_SHARED_FRACTION, ensembl_prefix, is_much_better, letter_case, without_version
+from transanno._restore import readable
 from transanno._validation import check_layer, check_not_empty, check_unique_genes
 
 if TYPE_CHECKING:
@@ -238,8 +239,7 @@ def align_counts(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
-    if sp.issparse(matrix) and matrix.dtype == np.float16:  # which scipy can hold, but neither copy nor slice
-        matrix = type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+    matrix = readable(matrix)
     if sp.issparse(matrix) and matrix.format == "csr" and match.is_identity:
         aligned = sp.csr_matrix(_as_float32(matrix), copy=True)
     else:
@@ -260,7 +260,7 @@ def align_counts(
 
 def sum_columns(adata: AnnData, columns: np.ndarray, *, layer: str | None = None, chunk_size: int = 1024) -> np.ndarray:
     """Counts of these columns together, for every cell `(n_obs,)`; read as :func:`align_counts` reads them."""
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix = readable(adata.X if layer is None else adata.layers[layer])
     ones = np.ones(len(columns), dtype=np.float32)
     selector = sp.csr_matrix((ones, (columns, np.zeros(len(columns), dtype=int))), shape=(adata.n_vars, 1))
     read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows

@@ -129,7 +129,6 @@ class TransAnnoModule(BaseModuleClass):
         """
         if x.layout != torch.strided and not (x.layout == torch.sparse_csr and self.encoder.reads_sparse):
             x = x.to_dense()
-        is_other = self.is_other[None, :] if self.is_other.any() else None
         missing = (self.is_missing if is_missing is None else is_missing)[None, :]
         is_target = is_replaced = torch.zeros_like(missing)
         if masked_fraction > 0.0:
@@ -138,10 +137,9 @@ class TransAnnoModule(BaseModuleClass):
             )
         elif max_masked_fraction > 0.0:
             is_target = is_replaced = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
-        expression = normalize_counts(thin_counts(x, min_fraction=min_count_fraction), is_replaced | missing, is_other)
-        if is_other is not None:
-            missing = missing | is_other
+        missing = missing | self.is_other
         is_masked = is_replaced | missing
+        expression = self.normalize(thin_counts(x, min_fraction=min_count_fraction), is_masked)
         batch = self.batch_embedding(batch_index.flatten().long())
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
@@ -154,6 +152,10 @@ class TransAnnoModule(BaseModuleClass):
         if self.classifier is not None:
             outputs["logits"] = self.classifier(encoded, expression, is_masked)
         return outputs
+
+    def normalize(self, counts: Tensor, is_masked: Tensor) -> Tensor:
+        """counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> log1p of counts per 10,000, dense or sparse CSR."""
+        return normalize_counts(counts, is_masked, self.is_other[None, :] if self.is_other.any() else None)
 
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], **kwargs
@@ -199,6 +201,8 @@ class TransAnnoModule(BaseModuleClass):
         classification, labels, logits = self._classification_loss(tensors, inference_outputs, label_smoothing)
         if classification is not None and use_labels:
             loss = loss + classification
+        elif not generative_outputs:
+            loss = loss + 0.0 * z.sum()  # a minibatch may leave nothing to learn from, and still has to have a gradient
         return LossOutput(
             loss=loss,
             reconstruction_loss=reconstruction,
@@ -259,8 +263,7 @@ class TransAnnoModule(BaseModuleClass):
         counts = counts.to(self.device).masked_fill(self.is_missing, 0.0)
         n_per_bin, n_per_bin_expressed = count_bins(counts)
         self.commonest_bins.copy_(commonest_bins(n_per_bin, n_per_bin_expressed))
-        is_other = self.is_other[None, :] if self.is_other.any() else None
-        expression = normalize_counts(counts, self.is_missing[None, :], is_other)
+        expression = self.normalize(counts, self.is_missing[None, :])
         if genes:
             self.encoder.initialize_genes(expression)
             self.expression_head.initialize(n_per_bin)

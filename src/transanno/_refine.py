@@ -48,9 +48,12 @@ def nearest_neighbors(counts: sp.csr_matrix, is_other: np.ndarray | None = None)
     n_neighbors = min(_N_NEIGHBORS, adata.n_obs - 1)
     if (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:  # identical cells have no principal components
         return (np.arange(adata.n_obs)[:, None] + np.arange(1, n_neighbors + 1)) % adata.n_obs
-    n_components = max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape)))
-    sc.pp.pca(adata, n_comps=n_components, random_state=0)
-    representation = adata.obsm["X_pca"]
+    if adata.n_vars == 1:  # one gene is its own principal component, which scikit-learn refuses to find
+        representation = adata.X.toarray()
+    else:
+        n_components = max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape)))
+        sc.pp.pca(adata, n_comps=n_components, random_state=0)
+        representation = adata.obsm["X_pca"]
     if len(representation) <= _MAX_EXACT:
         search = NearestNeighbors(n_neighbors=n_neighbors).fit(representation)
         return search.kneighbors(return_distance=False)

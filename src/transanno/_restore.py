@@ -106,16 +106,26 @@ def restore_rows(
     return counts, inexact, ambiguous, smallest
 
 
+def readable(matrix: Any) -> Any:
+    """The matrix, or if it is one that scipy can hold but neither copy nor slice, float16, the same as float32."""
+    if sp.issparse(matrix) and matrix.dtype == np.float16:
+        return type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+    return matrix
+
+
 def row_chunks(matrix: Any, size: int = _CELLS_PER_CHUNK) -> Iterator[tuple[int, sp.csr_matrix]]:
     """Dense or sparse, in memory or on disk -> first row and CSR without stored zeros, a few thousand cells at a time."""
     if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
         matrix = matrix.to_memory()  # the rows of a CSC file lie all over it
+    matrix = readable(matrix)
     if sp.issparse(matrix) and matrix.format != "csr":
         matrix = matrix.tocsr()
     for start in range(0, matrix.shape[0], size):
         chunk = matrix[start : start + size]
         if chunk.dtype == np.float16:
             chunk = np.asarray(chunk).astype(np.float32)  # which sparse matrices cannot hold
+        if not chunk.dtype.isnative:  # of a file from another kind of machine
+            chunk = chunk.astype(chunk.dtype.newbyteorder("="))
         chunk = sp.csr_matrix(chunk if sp.issparse(chunk) else np.asarray(chunk), copy=True)
         chunk.sum_duplicates()
         chunk.eliminate_zeros()

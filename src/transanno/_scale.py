@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from transanno._restore import MIN_EXACT, restore_rows, row_chunks, undo_logs
+from transanno._restore import MIN_EXACT, readable, restore_rows, row_chunks, undo_logs
 from transanno._validation import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
 
 # Cells that detection looks at; spread over the data, since parts may differ.
@@ -91,6 +91,7 @@ def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
 
 def sampled_rows(matrix: Any, n: int = _N_SAMPLED) -> sp.csr_matrix:
     """-> at most ``n`` rows, spread evenly, as CSR without stored zeros; columns instead for a CSC file."""
+    matrix = readable(matrix)
     if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
         matrix = matrix[:, :n]  # whole columns are what can be read of it in reasonable time
     elif matrix.shape[0] > n:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
@@ -14,6 +14,9 @@ from torch import nn
 from torchmetrics.classification import MulticlassF1Score
 
 from transanno._validation import check_choice, check_interval
+
+if TYPE_CHECKING:
+    from transanno._module import TransAnnoModule
 
 # Warm restarts in epochs, as TransAnno-Net's: the second cycle is twice as long as the first, and so on.
 _FIRST_CYCLE, _CYCLE_FACTOR, _WARMUP_EPOCHS, _PEAK_DECAY = 15, 2, 5, 0.9
@@ -35,7 +38,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         Peak learning rate.
     gene_lr
         Peak learning rate of the encoder's gene embeddings, as a share of ``lr``. They start at principal axes of the
-        reference, and steps of full size overfit the noisy genes (docs/decisions/0007). Default: 0.02 in fine-tuning
+        reference, and steps of full size overfit the noisy genes (docs/decisions/0008). Default: 0.02 in fine-tuning
         with slots; otherwise, and where embeddings start at random, 1.
     lr_schedule
         ``"cosine"``: a rise, then one cosine to ``lr_min``, stepped at every update. ``"warm_restarts"``: cosines over
@@ -204,7 +207,7 @@ def _warm_restarts(epoch: int) -> float:
     return peak * _warmup_cosine(epoch, _WARMUP_EPOCHS, length)
 
 
-def _parameter_groups(module: nn.Module, weight_decay: float, lr: float, gene_lr: float) -> list[dict[str, Any]]:
+def _parameter_groups(module: TransAnnoModule, weight_decay: float, lr: float, gene_lr: float) -> list[dict[str, Any]]:
     """Trainable parameters in three groups: gene embeddings, weights of linear layers, which decay, and all others.
 
     Decay would move the embeddings of genes and batches that a minibatch says nothing about.

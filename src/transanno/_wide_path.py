@@ -1,4 +1,4 @@
-"""The wide path of the cell-type head: logistic regression on thinned counts, fitted by a convex solver."""
+"""The wide path of the cell-type head: logistic regression, fitted by a convex solver."""
 
 from __future__ import annotations
 
@@ -11,39 +11,30 @@ from sklearn.linear_model import LogisticRegression
 
 from transanno._log_normalize import log_normalize
 
-WIDE_SHARE = 0.7
-"""Weight of the wide path in the logits, the same for all data (docs/decisions/0007)."""
+WIDE_SHARE = 0.75
+"""Weight of the wide path in the logits, the same for all data (docs/decisions/0008)."""
 
 # Labeled cells that take part; of more, every type keeps as many as there is room for.
 MAX_CELLS = 20_000
-# Thinned copies are added until there are so many rows, so that few cells are seen at many depths.
-_N_ROWS, _MIN_COPIES, _MAX_COPIES = 8_000, 2, 10
-_MIN_COUNT_FRACTION = 0.2  # as in the training plan
 _MAX_ITERATIONS, _TOLERANCE = 200, 1e-3
 
 
 def fit_wide_path(
-    counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, n_labels: int, rng: np.random.Generator
+    counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, n_labels: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Counts ``(n_obs, n_vars)``, label codes ``(n_obs,)`` -> weight ``(n_labels, n_vars)``, intercept ``(n_labels,)``.
 
-    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and get no weight.
-    L2-regularized logistic regression on log1p of counts per 10,000 over the cells and thinned copies of them, in which
-    every type has the same total weight: a type with one cell is otherwise never predicted. None if there are fewer
-    than two types.
+    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and get no weight. Every type has the same
+    total weight: one with few cells would otherwise never be predicted. None if there are fewer than two types.
     """
     types, positions, n_per_type = np.unique(codes, return_inverse=True, return_counts=True)
     if len(types) < 2:
         return None
-    n_thinned = int(np.clip(round(_N_ROWS / len(codes)), _MIN_COPIES, _MAX_COPIES))
-    copies = [log_normalize(cells, is_other) for cells in (counts, *(thin(counts, rng) for _ in range(n_thinned)))]
-    n_copies = len(copies)
-    weights = len(codes) / (len(types) * n_per_type[positions])
-    # C is the strength of the evidence against the penalty: copies are no new evidence.
-    regression = LogisticRegression(C=1.0 / n_copies, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+    regression = LogisticRegression(C=1.0, max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough: its share of the result is the same
-        regression.fit(sp.vstack(copies, format="csr"), np.tile(codes, n_copies), np.tile(weights, n_copies))
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
+        weights = len(codes) / (len(types) * n_per_type[positions])
+        regression.fit(log_normalize(counts, is_other), codes, sample_weight=weights)
     weight, intercept = regression.coef_, regression.intercept_
     if len(types) == 2:  # scikit-learn gives one row, the log-odds of the second
         weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2
@@ -64,10 +55,3 @@ def choose_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     limit = int((room // np.arange(len(types), 0, -1)).max())
     chosen = [rng.permutation(labeled[codes[labeled] == code])[:limit] for code in types]
     return np.sort(np.concatenate(chosen))
-
-
-def thin(counts: sp.csr_matrix, rng: np.random.Generator) -> sp.csr_matrix:
-    """Counts ``(n_obs, n_vars)`` -> the same cells sequenced less deeply, as in the training of the network."""
-    kept = rng.uniform(_MIN_COUNT_FRACTION, 1.0, counts.shape[0])
-    molecules = rng.binomial(np.rint(counts.data).astype(np.int64), np.repeat(kept, np.diff(counts.indptr)))
-    return sp.csr_matrix((molecules.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)

@@ -498,10 +498,11 @@ class TestOtherCommands:
         assert "pass --overwrite" in complaint(arguments, capsys)
 
     def test_pretrain_explains_bad_data(self, files: Path, query, capsys) -> None:
-        write_h5ad(_log_normalize(query), "query.h5ad")
         arguments = ["pretrain", "--data", "query.h5ad", "--save-model", "model"]
-        assert "data.X looks log1p-normalized" in complaint(arguments, capsys)
-        assert "--batch-key='b' is not a column" in complaint([*arguments, "--batch-key", "b"], capsys)
+        query.X = -query.X
+        write_h5ad(query, "query.h5ad")
+        assert "negative" in complaint(arguments, capsys)
+        assert "batch_key='b' is not a column" in complaint([*arguments, "--batch-key", "b"], capsys)
 
     def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(tmp_path)

@@ -147,7 +147,9 @@ class TestSchedule:
 
 
 class TestEarlyStopping:
-    def test_on_validation_accuracy(self, new_model, fast):
+    def test_on_validation_accuracy(self, reference, small, fast):
+        TransAnno.setup_anndata(reference, "cell_type")
+        new_model = TransAnno(reference, **small, head="conv")  # the wide path would be right from the start
         new_model.train(
             60,
             train_size=0.7,

@@ -79,18 +79,38 @@ class TestWarmRestarts:
 
 class TestParameterGroups:
     def test_only_weights_of_linear_layers_decay(self, module):
-        decayed, others = _parameter_groups(module, 0.03)
-        assert (decayed["weight_decay"], others["weight_decay"]) == (0.03, 0.0)
+        decayed, others, genes = _parameter_groups(module, 0.03, 0.5, 0.1)
+        assert [group["weight_decay"] for group in (decayed, others, genes)] == [0.03, 0.0, 0.0]
         names = {id(p): name for name, p in module.named_parameters()}
         linear = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
         assert {names[id(p)] for p in decayed["params"]} == linear
-        assert {names[id(p)] for p in others["params"]} == set(names.values()) - linear
-        assert "encoder.attention.gene_embedding" not in linear
+        assert {names[id(p)] for p in genes["params"]} == {"encoder.attention.gene_embedding"}
+        assert {names[id(p)] for p in others["params"]} == set(names.values()) - linear - {
+            "encoder.attention.gene_embedding"
+        }
         assert "batch_embedding.weight" not in linear
+
+    def test_gene_embeddings_have_their_own_rate(self, module):
+        decayed, others, genes = _parameter_groups(module, 0.03, 0.5, 0.1)
+        assert "lr" not in decayed
+        assert "lr" not in others
+        assert genes["lr"] == pytest.approx(0.05)
+
+    @pytest.mark.parametrize(
+        ("arguments", "share"),
+        [
+            ({}, 0.02),
+            ({"use_labels": False}, 1.0),
+            ({"gene_lr": 0.3}, 0.3),
+            ({"use_labels": False, "gene_lr": 0.3}, 0.3),
+        ],
+    )
+    def test_gene_embeddings_learn_slowly_in_fine_tuning(self, module, arguments, share):
+        assert TransAnnoTrainingPlan(module, **arguments).gene_lr == share
 
     def test_frozen_parameters_are_left_out(self, module):
         module.freeze_for_query(3)
-        (group,) = _parameter_groups(module, 0.03)
+        (group,) = _parameter_groups(module, 0.03, 0.5, 0.1)
         assert group["weight_decay"] == 0.0
         assert [id(p) for p in group["params"]] == [id(module.batch_embedding.weight)]
 
@@ -107,7 +127,7 @@ class TestOptimizer:
         optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
         assert configured["lr_scheduler"]["interval"] == "step"
         assert isinstance(optimizer, torch.optim.AdamW)
-        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.0]
         rates = []
         for _ in range(23):
             rates.append(optimizer.param_groups[0]["lr"])
@@ -283,7 +303,7 @@ class TestForward:
 def test_logged_validation_metrics_are_those_of_the_predictions(reference, small, fast):
     TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
     scvi.settings.seed = 1  # decides the split
-    model = TransAnno(reference, **small)
+    model = TransAnno(reference, **small, head="conv")  # the wide path would make no error on these data
     model.train(2, train_size=0.6, check_val_every_n_epoch=1, **fast)
     cells = model.validation_indices
     truth = reference.obs["cell_type"].to_numpy()[cells]

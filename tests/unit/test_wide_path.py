@@ -1,4 +1,4 @@
-"""The wide path: which cells it learns from, how they are thinned, and what it learns."""
+"""The wide path: which cells it learns from, and what it learns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from transanno import _wide_path
 from transanno._log_normalize import log_normalize
-from transanno._wide_path import choose_cells, thin
+from transanno._wide_path import choose_cells
 
 
 @pytest.fixture
@@ -28,57 +28,54 @@ def cells_of_types(rng: np.random.Generator, n_per_type: list[int]) -> tuple[sp.
     return sp.csr_matrix(rng.poisson(rates).astype(np.float32)), codes
 
 
-def fit_wide_path(counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, rng: np.random.Generator, is_other=None):
+def fit_wide_path(counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, is_other=None):
     is_other = np.zeros(counts.shape[1], dtype=bool) if is_other is None else is_other
-    return _wide_path.fit_wide_path(counts, codes, is_other, n_labels, rng)
+    return _wide_path.fit_wide_path(counts, codes, is_other, n_labels)
 
 
 class TestFit:
     @pytest.mark.parametrize("n_types", [2, 3, 5])
     def test_finds_the_gene_of_every_type(self, rng, n_types):
-        weight, intercept = fit_wide_path(*cells_of_types(rng, [30] * n_types), n_types, rng)
+        weight, intercept = fit_wide_path(*cells_of_types(rng, [30] * n_types), n_types)
         assert weight.shape == (n_types, n_types + 2)
         assert intercept.shape == (n_types,)
         assert (weight.argmax(axis=1) == np.arange(n_types)).all()
 
-    def test_equals_logistic_regression_where_thinning_is_switched_off(self, rng, monkeypatch):
-        monkeypatch.setattr(_wide_path, "thin", lambda counts, rng: counts)
+    def test_is_logistic_regression_where_types_are_balanced(self, rng):
         counts, codes = cells_of_types(rng, [20, 20, 20])
         expression = log_normalize(counts)
-        weight, intercept = fit_wide_path(counts, codes, 3, rng)
+        weight, intercept = fit_wide_path(counts, codes, 3)
         plain = LogisticRegression(C=1.0, max_iter=1000).fit(expression, codes)
         found = softmax(expression @ weight.T + intercept, axis=1)
         np.testing.assert_allclose(found, plain.predict_proba(expression), atol=0.01)
 
-    def test_two_types_have_the_probabilities_of_the_binary_model(self, rng, monkeypatch):
-        monkeypatch.setattr(_wide_path, "thin", lambda counts, rng: counts)
+    def test_two_types_have_the_probabilities_of_the_binary_model(self, rng):
         counts, codes = cells_of_types(rng, [25, 25])
         expression = log_normalize(counts)
-        weight, intercept = fit_wide_path(counts, codes, 2, rng)
+        weight, intercept = fit_wide_path(counts, codes, 2)
         plain = LogisticRegression(C=1.0, max_iter=1000).fit(expression, codes)
         found = softmax(expression @ weight.T + intercept, axis=1)
         np.testing.assert_allclose(found, plain.predict_proba(expression), atol=0.01)
 
     def test_a_type_with_one_cell_is_learned(self, rng):
         counts, codes = cells_of_types(rng, [200, 200, 1])
-        weight, intercept = fit_wide_path(counts, codes, 3, rng)
+        weight, intercept = fit_wide_path(counts, codes, 3)
         new, types = cells_of_types(rng, [20, 20, 20])
         predicted = (log_normalize(new) @ weight.T + intercept).argmax(axis=1)
         assert (predicted == types)[types == 2].mean() > 0.9
 
     def test_a_type_without_cells_is_not_preferred(self, rng):
         counts, codes = cells_of_types(rng, [20, 20])
-        weight, intercept = fit_wide_path(counts, codes * 2, 3, rng)
+        weight, intercept = fit_wide_path(counts, codes * 2, 3)
         assert (weight[1] == 0).all()
         assert set((log_normalize(counts) @ weight.T + intercept).argmax(axis=1)) == {0, 2}
 
-    def test_other_genes_count_in_the_total_and_have_no_weight(self, rng, monkeypatch):
-        monkeypatch.setattr(_wide_path, "thin", lambda counts, rng: counts)
+    def test_other_genes_count_in_the_total_and_have_no_weight(self, rng):
         counts, codes = cells_of_types(rng, [20, 20, 20])
         others = sp.csr_matrix(rng.poisson(500.0, (len(codes), 1)).astype(np.float32))
         is_other = np.array([False] * counts.shape[1] + [True])
         both = sp.hstack([counts, others], format="csr")
-        weight, intercept = fit_wide_path(both, codes, 3, rng, is_other)
+        weight, intercept = fit_wide_path(both, codes, 3, is_other)
         assert (weight[:, -1] == 0).all()
         expression = log_normalize(both, is_other)
         by_hand = np.log1p(counts.toarray() * 1e4 / both.sum(axis=1).A1[:, None])
@@ -89,12 +86,12 @@ class TestFit:
 
     def test_one_type_has_no_wide_path(self, rng):
         counts, codes = cells_of_types(rng, [10])
-        assert fit_wide_path(counts, codes, 3, rng) is None
+        assert fit_wide_path(counts, codes, 3) is None
 
     def test_empty_cells_do_no_harm(self, rng):
         counts, codes = cells_of_types(rng, [10, 10])
         counts = sp.vstack([counts, sp.csr_matrix((2, counts.shape[1]))], format="csr", dtype=np.float32)
-        weight, intercept = fit_wide_path(counts, np.r_[codes, 0, 1], 2, rng)
+        weight, intercept = fit_wide_path(counts, np.r_[codes, 0, 1], 2)
         assert np.isfinite(weight).all()
         assert np.isfinite(intercept).all()
 
@@ -119,12 +116,3 @@ class TestChooseCells:
             limit = kept.max()
             assert (kept == np.minimum(had, limit)).all()
             assert np.minimum(had, limit + 1).sum() > maximum
-
-
-class TestThin:
-    def test_keeps_a_share_of_the_molecules_between_the_limits(self, rng):
-        counts = sp.csr_matrix(np.full((200, 50), 100.0, dtype=np.float32))
-        share = thin(counts, rng).sum(axis=1) / counts.sum(axis=1)
-        assert 0.17 < share.min() < 0.3
-        assert 0.9 < share.max() < 1.0
-        assert (counts.data == 100.0).all()

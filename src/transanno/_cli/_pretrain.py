@@ -34,4 +34,3 @@ def pretrain(args: argparse.Namespace, console: Console) -> None:
         f"Pretrained on {adata.n_obs} cells and {len(model.genes)} genes in {time.perf_counter() - started:.0f} s; "
         f"wrote {args.save_model}"
     )
-

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # Cells from which gene embeddings and mean expression start.
 _N_INITIALIZATION = 5000
 # Cells that a training run visits at least, small references many times over, and its bounds in epochs.
-_N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 90_000, 5, 120
+_N_VISITS, _MIN_EPOCHS, _MAX_EPOCHS = 90_000, 5, 40
 
 
 class TransAnnoBase(SavingMixin):
@@ -67,7 +67,7 @@ class TransAnnoBase(SavingMixin):
             f"{type(self).__name__} model with encoder {architecture['encoder']!r}, "
             f"{describe(self.module.encoder_arguments)}, genes: {stats.n_vars}, batches: {stats.n_batch}{summary}"
         )
-        self.module.is_other.copy_(torch.from_numpy(np.asarray(self._spec.vocabulary == OTHER_GENES)))
+        self.module.is_other.copy_(torch.from_numpy(~self._is_gene))
         filled = architecture | self.module.encoder_arguments
         if "head" in architecture:
             filled["head"] = self.module.head
@@ -81,8 +81,12 @@ class TransAnnoBase(SavingMixin):
     @property
     def genes(self) -> pd.Index:
         """Gene vocabulary of the model, in the order of its weights."""
-        vocabulary = self._spec.vocabulary
-        return vocabulary[vocabulary != OTHER_GENES]
+        return self._spec.vocabulary[self._is_gene]
+
+    @property
+    def _is_gene(self) -> np.ndarray:
+        """Which columns of the registered counts are genes ``(n_vars,)``: all but the count of other genes."""
+        return np.asarray(self._spec.vocabulary != OTHER_GENES)
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
         """Genes as scvi-tools wants them: an array, or for a MuData one per modality."""

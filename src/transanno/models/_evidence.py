@@ -18,7 +18,7 @@ from transanno._query import AlignedData
 from transanno._validation import check_choice, check_interval, check_obs_column
 from transanno.models._minibatches import Minibatch, as_positions
 from transanno.models._prediction import PredictionMixin
-from transanno.nn import CellReading, SlotEncoder, attribute, normalize_counts
+from transanno.nn import CellReading, SlotEncoder, attribute
 
 # Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
 # on average, of some 5; the way from a silent cell starts with a steep piece.
@@ -119,7 +119,7 @@ class EvidenceMixin(PredictionMixin):
                 total.index_add_(0, code, found.double().cpu())
         counts = torch.bincount(rows, minlength=len(groups))
         index = pd.Index(groups, name=groupby if isinstance(groupby, str) else None)
-        table = pd.DataFrame((total / counts[:, None]).numpy(), index=index, columns=self.genes)
+        table = pd.DataFrame((total / counts[:, None]).numpy()[:, self._is_gene], index=index, columns=self.genes)
         table.attrs["labels"] = dict(zip(groups, self.labels[explained.numpy()].tolist(), strict=True))
         return table
 
@@ -187,12 +187,12 @@ class EvidenceMixin(PredictionMixin):
         if groupby is not None:
             name = groupby if isinstance(groupby, str) else "group"
             index = pd.MultiIndex.from_product([groups, slots], names=[name, "slot"])
-        return pd.DataFrame(mean, index=index, columns=self.genes)
+        return pd.DataFrame(mean[:, self._is_gene], index=index, columns=self.genes)
 
     def _mean_expression(
         self, aligned: AlignedData | None, positions: np.ndarray, codes: np.ndarray, n_groups: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cells, their groups -> mean expression and share of expressing cells, ``(n_groups, n_vars)`` each.
+        """Cells, their groups -> mean expression and share of expressing cells, ``(n_groups, n_genes)`` each.
 
         Expression is log1p of counts per 10,000 of the model's genes; NaN for groups without cells.
         """
@@ -203,14 +203,13 @@ class EvidenceMixin(PredictionMixin):
             for i, tensors in enumerate(batches):
                 code = codes[i * size : (i + 1) * size]
                 is_member = sp.csr_matrix((np.ones(len(code)), (code, np.arange(len(code)))), (n_groups, len(code)))
-                expression = _as_scipy(
-                    normalize_counts(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device), is_missing)
-                )
+                counts = tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)
+                expression = _as_scipy(self.module.normalize(counts, is_missing))
                 total += is_member @ expression
                 n_expressing += is_member @ (expression > 0)
         n_cells = np.bincount(codes, minlength=n_groups)[:, None]
         with np.errstate(invalid="ignore"):
-            return total / n_cells, n_expressing / n_cells
+            return (total / n_cells)[:, self._is_gene], (n_expressing / n_cells)[:, self._is_gene]
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -222,10 +221,10 @@ class EvidenceMixin(PredictionMixin):
             is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
         self.module.eval()
         with torch.no_grad(), self.module.encoder.fixed_weights():
-            yield is_missing[None, :]
+            yield (is_missing | self.module.is_other)[None, :]
 
     def _expression(self, tensors: Minibatch, is_missing: Tensor) -> Tensor:
-        expression = normalize_counts(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device), is_missing)
+        expression = self.module.normalize(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device), is_missing)
         return expression.to_dense() if expression.layout != torch.strided else expression
 
     def _attribute(
@@ -234,7 +233,7 @@ class EvidenceMixin(PredictionMixin):
         """Minibatch, contrast of labels ``(n_obs, n_labels)``, baseline -> contributions ``(n_obs, n_vars)``."""
         module = self.module
         assert module.classifier is not None  # this model always has one
-        expression = normalize_counts(tensors[REGISTRY_KEYS.X_KEY].to(module.device), is_missing)
+        expression = module.normalize(tensors[REGISTRY_KEYS.X_KEY].to(module.device), is_missing)
         reading = module.encoder.read(expression, is_missing)
         dense = expression.to_dense() if expression.layout != torch.strided else expression
         batch = module.batch_embedding(tensors[REGISTRY_KEYS.BATCH_KEY].to(module.device).flatten())

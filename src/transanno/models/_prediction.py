@@ -105,9 +105,7 @@ class PredictionMixin(TransAnnoBase):
         if refine:
             if target is None:
                 raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
-            probabilities = refine_probabilities(
-                probabilities, self._counts(aligned, positions), self.module.is_other.cpu().numpy()
-            )
+            probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
         if keep_known:
             if target is None:
                 raise ValueError("keep_known=True needs the labels of the cells. Pass adata instead of dataloader.")

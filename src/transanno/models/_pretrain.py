@@ -128,7 +128,7 @@ class TransAnnoPretrain(TransAnnoBase):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 120.
+            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 40.
         train_size, validation_size, shuffle_set_split, datasplitter_kwargs
             See :class:`scvi.dataloaders.DataSplitter`.
         batch_size

@@ -80,9 +80,10 @@ def label_profiles(
 
 
 def measured_genes(model: TransAnno, adata: AnnData | MuData | None) -> np.ndarray:
-    """-> ``(n_vars,)`` bool, the genes of the model that the data have."""
+    """-> ``(n_genes,)`` bool, the genes of the model that the data have."""
     _, aligned = model._resolve(adata)
-    return ~(model.module.is_missing.cpu().numpy() if aligned is None else aligned.is_missing)
+    is_missing = model.module.is_missing.cpu().numpy() if aligned is None else aligned.is_missing
+    return ~is_missing[model._is_gene]
 
 
 def _as_profiles(model: TransAnno, mean: np.ndarray, share: np.ndarray, index: list[str], source: str) -> Profiles:

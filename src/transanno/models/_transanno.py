@@ -156,7 +156,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 120, and a fifth
+            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 40, and a fifth
             of that for a query.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
@@ -248,7 +248,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 self._warn_if_confounded()
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
-            self._fit_wide_path(splitter)
+                self._fit_wide_path(splitter)
             if freeze is not None and self.n_new_genes_:
                 warnings.warn(
                     f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "

@@ -39,7 +39,7 @@ class WidePathMixin(TransAnnoBase):
             codes = np.where(codes < self.module.n_classes, codes, -1)
             chosen = choose_cells(codes, rng)
             counts, codes = sp.csr_matrix(found[REGISTRY_KEYS.X_KEY][chosen].cpu().numpy()), codes[chosen]
-        fitted = fit_wide_path(counts, codes, self.module.is_other.cpu().numpy(), self.module.n_classes, rng)
+        fitted = fit_wide_path(counts, codes, ~self._is_gene, self.module.n_classes)
         if fitted is not None:
             weight, intercept = (torch.from_numpy(values).float().to(self.module.device) for values in fitted)
             head.set_wide(weight, intercept, share=WIDE_SHARE)

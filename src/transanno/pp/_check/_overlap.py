@@ -79,7 +79,7 @@ def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None)
 def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
     counts = deciding = None
     if model.adata is not None:
-        counts = sp.csr_matrix(model._registered_counts(), dtype=np.float32)[:, ~model.module.is_other.cpu().numpy()]
+        counts = sp.csr_matrix(model._registered_counts(), dtype=np.float32)[:, model._is_gene]
     if isinstance(model, TransAnno):
         if counts is not None:
             codes = np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
@@ -88,11 +88,10 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
                 deciding = deciding_by_mean(counts, labels, model.genes)
         head = model.module.classifier
         if deciding is None and isinstance(head, CellTypeHead):
-            is_gene = ~model.module.is_other.cpu().numpy()
-            weights = head.wide_weight.cpu().numpy()[:, is_gene]
+            weights = head.wide_weight.cpu().numpy()[:, model._is_gene]
             # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
             # the spread, which a model without data does not know.
-            spread = np.sqrt(head.mean_expression.cpu().numpy()[is_gene])
+            spread = np.sqrt(head.mean_expression.cpu().numpy()[model._is_gene])
             deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
     return Known("model", model.genes, deciding, counts)
 

@@ -10,15 +10,24 @@ from anndata import AnnData
 
 import transanno
 from benchmarks._data import BATCH, LABEL
-from benchmarks.accuracy._methods import UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
+from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
 
 _TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
-    """What ``tl.annotate`` does, and without its refinement."""
+    """What ``tl.annotate`` does; without its refinement; and without the wide path, the Transformer alone."""
     model = _fit(reference, seed, train)
-    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
+
+    def deep(query: AnnData) -> Prediction:
+        share = model.module.classifier.wide_share
+        before = share.clone()
+        share.zero_()
+        prediction = _predict(model, refine=False)(query)
+        share.copy_(before)
+        return prediction
+
+    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}
 
 
 def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
@@ -27,7 +36,7 @@ def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> 
 
     def adapted(query: AnnData) -> Prediction:
         scvi.settings.seed = seed
-        query_model = _load(selected(query), model)
+        query_model = _load(query, model)
         query_model.train(**_TRAIN)
         return from_probabilities(query_model.predict(soft=True, refine=True, key_added=None))
 
@@ -38,20 +47,17 @@ def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train
     """Pretrained on the ``cells`` of the reference, or of both sides, then all of it part of the prediction."""
 
     def start(both: AnnData) -> transanno.TransAnno:
-        scvi.settings.seed = seed
-        transanno.TransAnnoPretrain.setup_anndata(both)
-        first = transanno.TransAnnoPretrain(both)
-        first.train(**train, **_TRAIN)
+        first = transanno.tl.pretrain(both, genes=_genes(reference), seed=seed, **_TRAIN)
         return _fit(reference, seed, train, pretrained=first)
 
     if cells == "reference":
-        model = start(selected(reference))
+        model = start(reference)
         return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
     if cells != "both":
         raise ValueError(f"cells = {cells!r}. Allowed: 'reference', 'both'.")
 
     def predict(query: AnnData) -> Prediction:
-        both = ad.concat([selected(reference), selected(query)], index_unique="-", keys=["reference", "query"])
+        both = ad.concat([reference, query], index_unique="-", keys=["reference", "query"])
         return _predict(start(both), refine=True)(query)
 
     return {"": predict}
@@ -67,11 +73,22 @@ def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
 
 
+def _genes(reference: AnnData) -> list[str]:
+    """The genes that all methods use; other genes count in the totals, as in the other methods."""
+    return reference.var_names[reference.var[SELECTED].to_numpy()].tolist()
+
+
 def _fit(reference: AnnData, seed: int, train: dict[str, Any], **options: Any) -> transanno.TransAnno:
-    # Only the selected genes, so that all methods have the same, also where batches would change the selection.
-    adata = selected(reference)
     return transanno.tl.fit_reference(
-        adata, LABEL, unlabeled_category=UNLABELED, query_genes=adata.var_names, seed=seed, **options, **train, **_TRAIN
+        reference,
+        LABEL,
+        unlabeled_category=UNLABELED,
+        query_genes=reference.var_names,
+        genes=_genes(reference),
+        seed=seed,
+        **options,
+        **train,
+        **_TRAIN,
     )
 
 
@@ -81,6 +98,6 @@ def _load(query: AnnData, model: transanno.TransAnno) -> transanno.TransAnno:
 
 def _predict(model: transanno.TransAnno, *, refine: bool) -> Predict:
     def predict(query: AnnData) -> Prediction:
-        return from_probabilities(_load(selected(query), model).predict(soft=True, refine=refine, key_added=None))
+        return from_probabilities(_load(query, model).predict(soft=True, refine=refine, key_added=None))
 
     return predict

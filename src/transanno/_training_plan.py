@@ -38,7 +38,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         Peak learning rate.
     gene_lr
         Peak learning rate of the encoder's gene embeddings, as a share of ``lr``. They start at principal axes of the
-        reference, and steps of full size overfit the noisy genes (docs/decisions/0008). Default: 0.02 in fine-tuning
+        reference, and steps of full size overfit the noisy genes (docs/decisions/0008). Default: 0.1 in fine-tuning
         with slots; otherwise, and where embeddings start at random, 1.
     lr_schedule
         ``"cosine"``: a rise, then one cosine to ``lr_min``, stepped at every update. ``"warm_restarts"``: cosines over

@@ -39,7 +39,7 @@ class SlotEncoder(nn.Module):
     # Whether expression may be a sparse CSR tensor.
     reads_sparse = True
     # Learning rate of the gene embeddings in fine-tuning, as a share of the others': they start from the data.
-    fine_tuning_gene_lr = 0.02
+    fine_tuning_gene_lr = 0.1
     # Inference keeps no activations, and small minibatches are slow.
     inference_batch_size = 1024
     # Cells whose gradients are computed at once.

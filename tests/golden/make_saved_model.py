@@ -1,4 +1,6 @@
-"""Make saved_model_scvi142/: a small model saved under scvi-tools 1.4.2, some counts, and what it says about them.
+"""Make saved_model_scvi142/, a small model as scvi-tools 1.4.2 itself saves it, and saved_model_format1/, as we do.
+
+Beside the first are some counts, and what the model says about them.
 
 Run with Python 3.11 and scvi-tools 1.4.2, only when the format of saved models has changed on purpose:
 
@@ -14,10 +16,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scvi
+from scvi.model.base import BaseModelClass
 
 from transanno import TransAnno
 
 FOLDER = Path(__file__).parent / "saved_model_scvi142"
+SAFE_FOLDER = Path(__file__).parent / "saved_model_format1"
 N_OBS, N_QUERY, N_VARS = 83, 19, 31
 TYPES = np.array(["alpha", "beta", "delta"])
 
@@ -48,7 +52,8 @@ def main() -> None:
     frame = model.predict(query, soft=True)
 
     shutil.rmtree(FOLDER, ignore_errors=True)
-    model.save(FOLDER / "model")
+    BaseModelClass.save(model, FOLDER / "model")  # a pickle
+    model.save(SAFE_FOLDER, overwrite=True)
     np.savez_compressed(
         FOLDER / "expected.npz",
         counts=query.X.astype("uint16"),

@@ -99,7 +99,7 @@ class TestParameterGroups:
     @pytest.mark.parametrize(
         ("arguments", "share"),
         [
-            ({}, 0.02),
+            ({}, 0.1),
             ({"use_labels": False}, 1.0),
             ({"gene_lr": 0.3}, 0.3),
             ({"use_labels": False, "gene_lr": 0.3}, 0.3),

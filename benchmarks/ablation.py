@@ -20,7 +20,6 @@ import anndata as ad
 import numpy as np
 import scvi
 from anndata import AnnData
-from lightning.pytorch import Callback
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks._data import (
@@ -39,11 +38,6 @@ from benchmarks._data import (
 N_CELLS_PER_TYPE = 10
 
 
-class _NoWidePath(Callback):
-    def setup(self, trainer, pl_module, stage) -> None:
-        pl_module.module.classifier.wide.weight.requires_grad_(False)
-
-
 @dataclass(frozen=True)
 class Variant:
     """A change of the default model."""
@@ -51,7 +45,7 @@ class Variant:
     model: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     splitter: dict[str, Any] = field(default_factory=dict)
-    callbacks: tuple[Callback, ...] = ()
+    train: dict[str, Any] = field(default_factory=dict)
     patch: Callable[[], Any] = nullcontext
 
 
@@ -59,12 +53,19 @@ def _random_gene_embeddings():
     return mock.patch("transanno.nn.SlotEncoder.initialize_genes", lambda self, expression: None)
 
 
+def _no_wide_path():
+    return mock.patch("transanno.models._wide_path.WIDE_SHARE", 0.0)
+
+
 VARIANTS = {
     "default": Variant(),
     "no count thinning": Variant(plan={"min_count_fraction": 1.0}),
     "no gene masking": Variant(plan={"max_masked_fraction": 0.0}),
     "no masked-expression loss": Variant(plan={"reconstruction_weight": 0.0}),
-    "no wide path": Variant(callbacks=(_NoWidePath(),)),
+    "no wide path": Variant(patch=_no_wide_path),
+    "gene embeddings at full rate": Variant(plan={"gene_lr": 1.0}),
+    "frozen gene embeddings": Variant(plan={"gene_lr": 0.0}),
+    "three times the epochs": Variant(train={"max_epochs": 120}),
     "random gene embeddings": Variant(patch=_random_gene_embeddings),
     "no Transformer layers": Variant(model={"n_layers": 0}),
     "one Transformer layer": Variant(model={"n_layers": 1}),
@@ -127,7 +128,7 @@ def _run(variant: Variant, reference: AnnData, query: AnnData, seed: int) -> tup
         model.train(
             plan_kwargs=variant.plan,
             datasplitter_kwargs=variant.splitter,
-            callbacks=list(variant.callbacks),
+            **variant.train,
             enable_progress_bar=False,
         )
     query_model = TransAnno.load_query_data(query, model, unseen_labels="mask")

@@ -177,6 +177,77 @@ class TestFitReference:
         assert model.module.batch_embedding.num_embeddings == 2 + bool(missing)
 
 
+class TestAllCounts:
+    """A model of some genes normalizes cells by the counts of all of them."""
+
+    @pytest.fixture
+    def fitted(self, reference, brief):
+        return tl.fit_reference(reference, "cell_type", n_top_genes=23, **brief)
+
+    def expression(self, model, adata) -> np.ndarray:
+        """What the network reads of some cells."""
+        _, aligned = model._resolve(adata)
+        counts = torch.from_numpy(aligned.counts.toarray())
+        return model.module.normalize(counts, torch.from_numpy(aligned.is_missing)[None, :]).numpy()
+
+    def test_query_is_normalized_by_all_of_its_counts(self, fitted, query):
+        x = np.asarray(query.X.todense() if sp.issparse(query.X) else query.X)
+        expected = np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4)
+        found = self.expression(fitted, query)
+        np.testing.assert_allclose(found[:, :-1], expected[:, query.var_names.get_indexer(fitted.genes)], rtol=1e-4)
+        assert (found[:, -1] == 0).all()
+
+    def test_the_column_is_no_gene(self, fitted, query):
+        assert len(fitted.genes) == 23
+        assert not fitted.genes.str.contains("other").any()
+        assert fitted.get_gene_attributions(query).columns.equals(fitted.genes)
+        assert fitted.get_attention(query).columns.equals(fitted.genes)
+
+    def test_a_panel_is_normalized_as_the_whole_would_be(self, fitted, query):
+        """Counts of the measured genes over their share of the reference's counts stand in for the total."""
+        panel = query[:, fitted.genes].copy()
+        whole, part = self.expression(fitted, query)[:, :-1], self.expression(fitted, panel)[:, :-1]
+        is_expressed = whole > 0
+        assert np.median(np.abs(part - whole)[is_expressed]) < 0.25
+        naive = np.asarray(panel.X.todense() if sp.issparse(panel.X) else panel.X)
+        naive = np.log1p(naive / naive.sum(axis=1, keepdims=True) * 1e4)
+        assert np.median(np.abs(naive - whole)[is_expressed]) > 2 * np.median(np.abs(part - whole)[is_expressed])
+
+    def test_saved_models_and_queries_know_the_shares(self, fitted, query, tmp_path):
+        fitted.save(tmp_path / "model")
+        loaded = TransAnno.load(tmp_path / "model", False)
+        assert loaded.gene_shares_ == fitted.gene_shares_
+        expected = fitted.predict(query, soft=True, key_added=None)
+        pd.testing.assert_frame_equal(loaded.predict(query, soft=True, key_added=None), expected)
+        query_model = TransAnno.load_query_data(query, tmp_path / "model")
+        np.testing.assert_allclose(query_model.predict(soft=True, key_added=None), expected, atol=1e-6)
+        attached = TransAnno.load(tmp_path / "model", query[:, ::-1].copy())
+        np.testing.assert_allclose(attached.predict(soft=True, key_added=None), expected, atol=1e-6)
+
+    def test_all_genes_need_no_column(self, reference, brief):
+        model = tl.fit_reference(reference, "cell_type", **brief)
+        assert model.gene_shares_ is None
+        assert model.module.n_input == len(model.genes)
+
+    def test_genes_of_ones_own(self, reference, query, brief):
+        chosen = reference.var_names[[11, 3, 7, *range(12, 40)]]
+        model = tl.fit_reference(reference, "cell_type", genes=[*chosen, "no gene"], **brief)
+        assert model.genes.tolist() == chosen.tolist()
+        with pytest.raises(ValueError, match="0 are genes that can be used here"):
+            tl.fit_reference(reference, "cell_type", genes=["no gene"], **brief)
+
+    def test_pretraining_and_fine_tuning_agree(self, reference, query, brief):
+        pretrained = tl.pretrain(reference, n_top_genes=31, **brief)
+        assert len(pretrained.genes) == 31
+        model = tl.fit_reference(reference, "cell_type", n_top_genes=25, pretrained=pretrained, **brief)
+        assert model.genes.isin(pretrained.genes).all()
+        assert len(model.genes) < 31
+        assert model.n_new_genes_ == 0
+        assert model.gene_shares_ == pretrained.gene_shares_
+        tl.annotate(query, reference, labels_key="cell_type", pretrained=pretrained, **brief)
+        assert (query.obs["transanno"] == query.obs["cell_type"]).mean() > 0.9
+
+
 class TestSelectGenes:
     def test_equals_scanpy(self, reference):
         adata = reference[:, reference.X.toarray().any(axis=0)].copy()

@@ -22,7 +22,7 @@ from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import ignored_size_warnings
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._seed import seeded
-from transanno.models._base import TransAnnoBase, default_max_epochs, plan_arguments
+from transanno.models._base import MAX_PRETRAINING_EPOCHS, TransAnnoBase, default_max_epochs, plan_arguments
 from transanno.models._checkpoint import model_without_data, read_genes
 from transanno.models._minibatches import as_positions
 from transanno.presets import PAPER
@@ -128,7 +128,7 @@ class TransAnnoPretrain(TransAnnoBase):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 40.
+            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 120.
         train_size, validation_size, shuffle_set_split, datasplitter_kwargs
             See :class:`scvi.dataloaders.DataSplitter`.
         batch_size
@@ -176,7 +176,7 @@ class TransAnnoPretrain(TransAnnoBase):
             self._initialize_module(splitter, genes=True)
         plan = self._run_training(
             splitter,
-            max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells),
+            max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells, MAX_PRETRAINING_EPOCHS),
             plan_kwargs=plan_arguments(plan_config, plan_kwargs, reconstruction_weight=1.0),
             trainer_kwargs=trainer_kwargs,
             accelerator=accelerator,

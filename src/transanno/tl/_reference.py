@@ -194,7 +194,7 @@ def _vocabulary(
                 f"Of the {len(asked)} names in genes=, {len(selected)} are genes that can be used here, such as "
                 f"{', '.join(allowed[:3])}. Name genes that the reference, and the query where it is given, have measured."
             )
-    if len(selected) == adata.n_vars:
+    if adata[:, ~adata.var_names.isin(selected)].X.sum() == 0:
         return adata[:, selected].copy(), None
     return with_other_genes(adata, selected), gene_shares(adata.X, adata.var_names)
 

@@ -42,6 +42,8 @@ class Config:
     seeds: tuple[int, ...]
     baseline: str
     """method that the others are compared with, task by task"""
+    ours: str
+    """row that every method is paired with"""
     slow: str
     """method that total times are compared with"""
     one_batch: tuple[str, ...]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 
 from benchmarks._data import markdown_table
 from benchmarks.accuracy._config import Config
@@ -53,6 +54,7 @@ def write_report(
         sections += [
             "## Summary\n\n" + about + ("" if summary.empty else "\n\n" + _format(summary)),
             "![macro-F1 by method](accuracy.png)",
+            "## Paired differences\n\n" + paired(done, table, config.ours),
             "## Macro-F1\n\n" + _by_task(done, table, list(summary.index)),
         ]
     failed = rows[rows["status"] != "ok"]
@@ -142,6 +144,29 @@ def summarize(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> tuple[
     if partial:
         about += f" Too few tasks to be compared: {', '.join(partial)}."
     return summary.sort_values("macro-F1", ascending=False), about
+
+
+def paired(done: pd.DataFrame, table: pd.DataFrame, ours: str) -> str:
+    """-> ``ours`` against every other row on the tasks that both have finished, also where these are few."""
+    if ours not in table:
+        return f"No result of {ours} yet."
+    seconds = (done["fit_seconds"] + done["predict_seconds"]).groupby([done["name"], done["task"]]).mean()
+    lines = []
+    for name in table.columns.drop(ours):
+        both = table[[ours, name]].dropna()
+        difference = both[ours] - both[name]
+        interval = "–"
+        if len(difference) > 1 and difference.std() > 0:
+            low, high = ttest_1samp(difference, 0.0).confidence_interval(0.95)
+            interval = f"{low:+.3f} to {high:+.3f}"
+        means = [f"{mean:.3f}" for mean in both.mean()]
+        ratio = seconds[name][both.index].sum() / seconds[ours][both.index].sum() if len(both) else np.nan
+        lines.append([name, str(len(both)), *means, f"{difference.mean():+.3f}", interval, f"{ratio:.1f}"])
+    header = ["method", "tasks", ours, "method's mean", "difference", "95 % interval", "its seconds / ours"]
+    return (
+        f"{ours} minus each method, macro-F1, over the tasks that both have finished; intervals by Student's t over tasks.\n\n"
+        + markdown_table(header, lines)
+    )
 
 
 def plot(table: pd.DataFrame, order: Sequence[str], path: Path) -> None:

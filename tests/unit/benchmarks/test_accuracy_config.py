@@ -22,7 +22,7 @@ def test_directions_left_out_batches_and_few_labels_are_covered():
 
 
 def test_methods_that_others_are_compared_with_exist():
-    assert {CONFIG.baseline, CONFIG.slow} <= set(CONFIG.methods)
+    assert {CONFIG.baseline, CONFIG.ours, CONFIG.slow} <= set(CONFIG.methods)
 
 
 # Without CellTypist, whose import changes warning filters and writes a folder.

@@ -7,11 +7,11 @@ import json
 import pandas as pd
 import pytest
 from benchmarks.accuracy._config import Config, Method
-from benchmarks.accuracy._report import current_rows, summarize, write_report
+from benchmarks.accuracy._report import current_rows, paired, summarize, write_report
 
 TASKS = {name: {"pair": name} for name in ("one", "two", "three")}
 METHODS = {name: Method(name, "m:f", ("numpy",), {"C": 1}) for name in ("LR", "ours", "slow")}
-CONFIG = Config(31, 1, (0, 1), "LR", "slow", (), TASKS, METHODS)
+CONFIG = Config(31, 1, (0, 1), "LR", "ours", "slow", (), TASKS, METHODS)
 
 
 def make_row(task, name, macro_f1, *, seed=0, **changes):
@@ -68,6 +68,27 @@ class TestCurrentRows:
     def test_recall_of_rare_types(self, write):
         (row,) = read(write(make_row("one", "LR", 0.2))).to_dict("records")
         assert (row["rare_recall"], row["n_rare"]) == (0.2, 1)
+
+
+class TestPaired:
+    def lines(self, write, *rows):
+        done = read(write(*rows))
+        table = done.pivot_table(index="task", columns="name", values="macro_f1", sort=False)
+        return paired(done, table, "ours").splitlines()
+
+    def test_only_tasks_of_both_count_and_the_interval_is_that_of_students_t(self, write):
+        ours = [make_row(task, "ours", value) for task, value in (("one", 0.6), ("two", 0.9), ("three", 0.1))]
+        other = [make_row(task, "LR", value, fit_seconds=11.0) for task, value in (("one", 0.5), ("two", 0.7))]
+        # differences 0.1 and 0.2: mean 0.15, standard error 0.05, 12.706 times that with one degree of freedom
+        expected = "| LR | 2 | 0.750 | 0.600 | +0.150 | -0.485 to +0.785 | 4.0 |"
+        assert self.lines(write, *ours, *other)[-1] == expected
+
+    def test_one_task_has_no_interval(self, write):
+        rows = [make_row("one", "ours", 0.6), make_row("one", "LR", 0.5), make_row("two", "LR", 0.5)]
+        assert self.lines(write, *rows)[-1] == "| LR | 1 | 0.600 | 0.500 | +0.100 | – | 1.0 |"
+
+    def test_without_ours_there_is_nothing_to_pair(self, write):
+        assert self.lines(write, make_row("one", "LR", 0.5)) == ["No result of ours yet."]
 
 
 class TestSummarize:

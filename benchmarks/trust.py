@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anndata as ad
 import celltypist
 import numpy as np
 import pandas as pd
@@ -47,7 +48,7 @@ def tasks(max_cells: int, seed: int) -> Iterator[Task]:
     """-> kind, name, reference and query."""
     for name, (pair, batches) in STUDIES.items():
         reference, query = load_pair(read_pairs()[pair])
-        study = reference if not batches else _join(reference, query)
+        study = reference if not batches else ad.concat([reference, query])
         for batch in batches:
             is_left_out = (study.obs[BATCH] == batch).to_numpy()
             parts = (study[~is_left_out], study[is_left_out])
@@ -75,12 +76,6 @@ def without_types(max_cells: int, seed: int) -> Iterator[Task]:
 def thinned(cells: AnnData, n_cells: int, seed: int) -> AnnData:
     """-> at most so many of the cells, chosen at random."""
     return cells[np.sort(np.random.default_rng(seed).permutation(cells.n_obs)[:n_cells])].copy()
-
-
-def _join(reference: AnnData, query: AnnData) -> AnnData:
-    import anndata as ad
-
-    return ad.concat([reference, query])
 
 
 def fit(reference: AnnData, query: AnnData, kind: str, seed: int) -> tuple[Any, pd.Series]:
@@ -120,7 +115,7 @@ def judge(task: Task, seed: int) -> dict[str, Any]:
         "raw": raw,
         "calibrated": temper(raw, temperature),
         "refined": refined,
-        "refined, calibrated": temper(refined, temperature),
+        "refined, calibrated": temper(refined, calibration["temperature_refined"]),
     }
     sets = query.obsm["transanno_sets"]
     return {
@@ -209,7 +204,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks trust", description=__doc__.splitlines()[0])
-    parser.add_argument("--max-cells", type=int, default=700, help="cells of a reference, and of a query, at most")
+    parser.add_argument("--max-cells", type=int, default=500, help="cells of a reference, and of a query, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--figure", type=Path, help=f"draw the picture of the user guide, {FIGURE.relative_to(ROOT)}")
     parser.add_argument("--out", type=Path, default=RESULTS)

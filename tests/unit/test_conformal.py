@@ -19,7 +19,9 @@ def test_p_value_is_the_share_of_held_out_scores_that_are_as_high():
 
 def test_p_values_of_exchangeable_cells_are_uniform():
     rng = np.random.default_rng(0)
-    p_values = np.concatenate([conformal_p_values(rng.gamma(2.0, size=1), rng.gamma(2.0, size=997)) for _ in range(997)])
+    p_values = np.concatenate(
+        [conformal_p_values(rng.gamma(2.0, size=1), rng.gamma(2.0, size=997)) for _ in range(997)]
+    )
     assert kstest(p_values, "uniform").pvalue > 0.01
 
 
@@ -77,7 +79,9 @@ def test_sets_cover_exchangeable_cells_of_every_type(coverage):
     def draw(n_cells: int) -> tuple[np.ndarray, np.ndarray]:
         codes = rng.choice(3, p=[0.6, 0.3, 0.1], size=n_cells)
         # The first type is easy, the last one hard: one threshold for all would not cover it.
-        return softmax(rng.normal(size=(n_cells, 3)) + np.array([4.0, 2.0, 0.5])[codes, None] * np.eye(3)[codes], axis=1), codes
+        return softmax(
+            rng.normal(size=(n_cells, 3)) + np.array([4.0, 2.0, 0.5])[codes, None] * np.eye(3)[codes], axis=1
+        ), codes
 
     held_out, codes = draw(3001)
     probabilities, truth = draw(6007)

@@ -53,7 +53,8 @@ def test_missing_genes_count_as_average():
 
 
 @pytest.mark.parametrize(
-    ("n_cells", "expression"), [(2, np.eye(5)[:2]), (7, np.ones((7, 5))), (7, np.zeros((7, 5))), (7, np.arange(7.0)[:, None])]
+    ("n_cells", "expression"),
+    [(2, np.eye(5)[:2]), (7, np.ones((7, 5))), (7, np.zeros((7, 5))), (7, np.arange(7.0)[:, None])],
 )
 def test_without_variation_there_is_no_space(n_cells, expression):
     assert fit_space(np.zeros((n_cells, 3)), sp.csr_matrix(expression), np.zeros(n_cells, int)) is None

@@ -14,6 +14,7 @@ from transanno._calibration import calibration_error, fit_temperature, temper
 from transanno._conformal import p_values_by_type
 from transanno._log_normalize import log_normalize
 from transanno._novelty import MAX_CELLS, distances, fit_space
+from transanno._refine import refine_probabilities
 from transanno.models._base import TransAnnoBase
 
 if TYPE_CHECKING:
@@ -45,9 +46,11 @@ class CalibrationMixin(TransAnnoBase):
         found = self.calibration_
         return {**super()._card(), "calibration": None if found is None else {key: found[key] for key in shown}}
 
-    @property
-    def _temperature(self) -> float:
-        return 1.0 if self.calibration_ is None else float(self.calibration_["temperature"])
+    def _temper(self, probabilities: np.ndarray, *, refined: bool = False) -> np.ndarray:
+        """Probabilities ``(n_cells, n_labels)`` -> the same, calibrated if the model is."""
+        if self.calibration_ is None:
+            return probabilities
+        return temper(probabilities, self.calibration_["temperature_refined" if refined else "temperature"])
 
     def _forget_calibration(self) -> None:
         self.calibration_ = self.novelty_space_ = None
@@ -77,8 +80,11 @@ class CalibrationMixin(TransAnnoBase):
         temperature = fit_temperature(logits.astype(np.float64), truth)
         before = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         after = temper(before, temperature)
+        # Averages of neighbors are less sure of themselves than single cells are, and more often right.
+        refined = refine_probabilities(before, self._counts(None, held_out), ~self._is_gene)
         self.calibration_ = {
             "temperature": temperature,
+            "temperature_refined": fit_temperature(np.log(np.maximum(refined, np.finfo(float).tiny)), truth),
             "n_cells": len(held_out),
             "held_out": what,
             "ece_before": calibration_error(before, truth),
@@ -113,6 +119,8 @@ class CalibrationMixin(TransAnnoBase):
         """Cells, their states and calls -> p-values ``(n_cells,)``; None where the model cannot tell."""
         if self.calibration_ is None or self.calibration_["distance"] is None:
             return None
+        if len(positions) == 0:
+            return np.zeros(0)
         scores = self._distances(aligned, positions, z)
         if scores is None:
             return None

@@ -11,7 +11,6 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._calibration import temper
 from transanno._conformal import is_discovery, label_sets, warn_if_shifted
 from transanno._constants import KEY_ADDED
 from transanno._labels import as_strings
@@ -140,13 +139,13 @@ class PredictionMixin(CalibrationMixin):
                 raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
             probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
         # After the refinement, so that no label depends on the temperature.
-        probabilities = temper(probabilities, self._temperature)
+        probabilities = self._temper(probabilities, refined=refine)
         novelty = None if z is None else self._novelty(aligned, positions, z, own.argmax(axis=1))
         is_novel = None if fdr is None or novelty is None else is_discovery(novelty, fdr)
         found = None
         if sets and self.calibration_ is not None:
             held_out = self.calibration_["probability"], self.calibration_["codes"]
-            found = label_sets(temper(own, self._temperature), coverage, *held_out)
+            found = label_sets(self._temper(own), coverage, *held_out)
         if is_judged and novelty is not None and self.calibration_ is not None:
             warn_if_shifted(novelty, self.calibration_["n_cells"])
         if keep_known:

@@ -83,7 +83,7 @@ class Predictions:
     def write(self, data: AnnData | MuData, key_added: str) -> None:
         """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing."""
         labels = pd.Categorical.from_codes(self._of_all(self.codes, -1), categories=pd.Index(self.categories))
-        columns = {key_added: labels.remove_unused_categories()}
+        columns: dict[str, Any] = {key_added: labels.remove_unused_categories()}
         columns[f"{key_added}{CONFIDENCE_SUFFIX}"] = self._of_all(self.confidence, np.nan)
         if self.novelty is not None:
             columns[f"{key_added}{NOVELTY_SUFFIX}"] = self._of_all(self.novelty, np.nan)

@@ -12,6 +12,8 @@ from scipy.stats import false_discovery_control
 
 # A type, or the cells called one, are compared with their like if there are so many of these, and else with all.
 _MIN_CELLS_OF_TYPE = 200
+# Share of the held-out cells that say how fast the tail of their scores falls.
+_TAIL = 0.1
 # Distance of the p-values from uniform, beyond chance, from which on it is worth a warning: cells that are harmless
 # but from another laboratory reach 0.1.
 _MIN_DISTANCE = 0.2
@@ -29,17 +31,30 @@ def conformal_p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarra
     return (1.0 + len(calibration) - n_lower) / (1.0 + len(calibration))
 
 
+def extrapolated_p_values(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    """Conformal p-values that go on falling where a score is higher than those of all held-out cells.
+
+    n cells alone give no p-value below 1 / (n + 1), and among many tests none of these would be a discovery. Beyond the
+    highest score, the tail is taken to be exponential, with the mean excess over the upper tenth; distributions with
+    lighter tails than that get p-values that are too high, on the safe side.
+    """
+    start = np.quantile(calibration, 1.0 - _TAIL)
+    excess = (calibration[calibration >= start] - start).mean()
+    beyond = np.maximum(scores - calibration.max(), 0.0) / max(excess, 1e-12)
+    return conformal_p_values(scores, calibration) * np.exp(-beyond)
+
+
 def p_values_by_type(
     scores: np.ndarray, called: np.ndarray, calibration: np.ndarray, calibration_called: np.ndarray
 ) -> np.ndarray:
-    """The same within cells of one call: scores and calls ``(n_cells,)``, and those of held-out cells ``(n_held_out,)``.
+    """:func:`extrapolated_p_values` within cells of one call: scores and calls ``(n_cells,)``, and those of held-out cells ``(n_held_out,)``.
 
     Cells of a call that fewer than 200 held-out cells have are compared with all held-out cells.
     """
-    p_values = conformal_p_values(scores, calibration)
+    p_values = extrapolated_p_values(scores, calibration)
     for code in np.flatnonzero(np.bincount(calibration_called) >= _MIN_CELLS_OF_TYPE):
         is_called = called == code
-        p_values[is_called] = conformal_p_values(scores[is_called], calibration[calibration_called == code])
+        p_values[is_called] = extrapolated_p_values(scores[is_called], calibration[calibration_called == code])
     return p_values
 
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import kstest
 
-from transanno._conformal import conformal_p_values, is_discovery, label_sets, p_values_by_type, warn_if_shifted
+from transanno._conformal import (
+    conformal_p_values,
+    extrapolated_p_values,
+    is_discovery,
+    label_sets,
+    p_values_by_type,
+    warn_if_shifted,
+)
 
 
 def test_p_value_is_the_share_of_held_out_scores_that_are_as_high():
@@ -43,9 +50,9 @@ def test_p_values_by_type_are_uniform_for_every_type():
 
 def test_rare_types_are_compared_with_all_cells():
     calibration, calibration_called = np.arange(211.0), np.r_[np.zeros(205, int), np.ones(6, int)]
-    scores = np.array([210.5, 204.5])
+    scores = np.array([210.0, 204.0])
     found = p_values_by_type(scores, np.array([1, 0]), calibration, calibration_called)
-    np.testing.assert_allclose(found, [1 / 212, 1 / 206])
+    np.testing.assert_allclose(found, [2 / 212, 2 / 206])
 
 
 @given(st.lists(st.floats(1e-4, 1.0), min_size=1, max_size=40), st.floats(0.01, 0.5))
@@ -58,6 +65,29 @@ def test_discoveries_are_those_of_benjamini_and_hochberg(p_values, fdr):
 
 def test_no_cells_are_no_discoveries():
     assert is_discovery(np.zeros(0), 0.05).shape == (0,)
+
+
+def test_p_values_beyond_all_held_out_cells_follow_an_exponential_tail():
+    rng = np.random.default_rng(0)
+    calibration = rng.exponential(2.0, size=97)
+    found = extrapolated_p_values(calibration.max() + np.array([-1e-9, 0.0, 2.0, 4.0]), calibration)
+    np.testing.assert_allclose(found[:2], 2 / 98)
+    assert found[3] / found[2] == pytest.approx(np.exp(-1), rel=0.4)
+    p_values = [extrapolated_p_values(rng.exponential(2.0, size=1), rng.exponential(2.0, size=97)) for _ in range(4001)]
+    assert (np.concatenate(p_values) <= 0.003).mean() == pytest.approx(0.003, abs=0.003)
+
+
+def test_few_held_out_cells_find_few_new_ones():
+    rng = np.random.default_rng(0)
+    shares, found = [], []
+    for _ in range(101):
+        is_new = np.arange(307) < 11
+        p_values = extrapolated_p_values(rng.normal(size=307) + 9.0 * is_new, rng.normal(size=97))
+        called = is_discovery(p_values, 0.1)
+        shares.append((called & ~is_new).sum() / max(called.sum(), 1))
+        found.append(called[is_new].mean())
+    assert np.mean(shares) < 0.1
+    assert np.mean(found) > 0.9
 
 
 def test_false_discoveries_stay_below_their_rate():

@@ -77,14 +77,17 @@ class CalibrationMixin(TransAnnoBase):
             scores = self._distances(None, held_out, z)
         what = "batches" if not np.isin(self._batch_codes()[held_out], self._batch_codes()[training]).any() else "cells"
         truth, rows = codes[held_out], np.arange(len(held_out))
-        temperature = fit_temperature(logits.astype(np.float64), truth)
+        # Other cells of the same batches are easier than any query: they may show that the model is too sure of itself, and
+        # cannot show that it is not sure enough.
+        lowest = 1.0 if what == "cells" else 0.0
+        temperature = max(fit_temperature(logits.astype(np.float64), truth), lowest)
         before = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         after = temper(before, temperature)
         # Averages of neighbors are less sure of themselves than single cells are, and more often right.
         refined = refine_probabilities(before, self._counts(None, held_out), ~self._is_gene)
         self.calibration_ = {
             "temperature": temperature,
-            "temperature_refined": fit_temperature(np.log(np.maximum(refined, np.finfo(float).tiny)), truth),
+            "temperature_refined": max(fit_temperature(np.log(np.maximum(refined, 1e-300)), truth), lowest),
             "n_cells": len(held_out),
             "held_out": what,
             "ece_before": calibration_error(before, truth),

@@ -31,6 +31,7 @@ def _train(adata, small, fast, **kwargs) -> TransAnno:
 def folder(tmp_path_factory, make_adata, small, fast):
     """Folder of a model that was calibrated on 80 held-out cells."""
     torch.manual_seed(0)
+    np.random.seed(0)
     path = tmp_path_factory.mktemp("calibrated") / "model"
     _train(make_adata(211), small, fast).save(path)
     return path
@@ -43,10 +44,10 @@ def calibrated(folder) -> TransAnno:
 
 @pytest.fixture
 def strange(make_adata) -> ad.AnnData:
-    """61 cells like the reference's, and 31 that express genes at random."""
-    known, new = make_adata(61, seed=1), make_adata(31, seed=2)
+    """61 cells like the reference's, and 61 that express genes at random."""
+    known, new = make_adata(61, seed=1), make_adata(61, seed=2)
     rng = np.random.default_rng(0)
-    new.X = type(known.X)(rng.poisson(rng.gamma(0.3, 12.0, size=new.n_vars), size=new.shape).astype("float32"))
+    new.X = type(known.X)(rng.poisson(rng.gamma(0.1, 90.0, size=new.n_vars), size=new.shape).astype("float32"))
     new.obs["cell_type"] = "new"
     return ad.concat([known, new])
 

@@ -23,7 +23,10 @@ TRUST = {"obs[transanno]", "obs[transanno_confidence]", "obs[transanno_novelty]"
 def _train(adata, small, fast, **kwargs) -> TransAnno:
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **small)
-    model.train(15, **{"train_size": 0.6, "plan_kwargs": {"lr": 5e-3}, **fast, **kwargs})
+    if "train_size" not in kwargs:  # scvi-tools' split is not seeded unless its settings are
+        cells = np.arange(adata.n_obs)
+        kwargs["datasplitter_kwargs"] = {"external_indexing": np.split(cells, [int(0.6 * len(cells))])}
+    model.train(15, **{"plan_kwargs": {"lr": 5e-3}, **fast, **kwargs})
     return model
 
 

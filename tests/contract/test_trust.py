@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from transanno import TransAnno, tl
+from transanno._cli._parser import make_parser
 from transanno.models._calibration import CalibrationMixin
 from transanno.tl._twin import choose_held_out
 
@@ -258,6 +259,10 @@ class TestReference:
         assert (strange.obs["transanno"] == "Unknown").any()
         with pytest.raises(ValueError, match="fdr=2"):
             tl.annotate(strange, make_adata(211), labels_key="cell_type", fdr=2, max_epochs=5, **fast)
+
+    def test_command_takes_the_rate(self):
+        arguments = "annotate --model m --query q --out o --fdr 0.1".split()
+        assert make_parser().parse_args(arguments).fdr == 0.1
 
     def test_validation_cells_are_used_instead_of_a_twin(self, make_adata, fast, monkeypatch):
         monkeypatch.setattr("transanno.tl._reference.calibrate_by_twin", None)

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "paper": "the paper's network and training against the defaults, on mouse pancreas",
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
+    "trust": "calibration, label sets and novelty within and across studies, and with a type left out",
     "adaptation": "training on the unlabeled query: before, after, and undone by the guard",
 }
 

@@ -10,11 +10,23 @@ UNLABELED_CATEGORY: Final = "Unknown"
 UNASSIGNED_CATEGORY: Final = "Unassigned"
 """Category of cells whose confidence is below the threshold that ``predict`` was given."""
 
+NOVEL_CATEGORY: Final = "Unknown"
+"""Category of cells that are unlike every type of the reference, where ``predict`` was given an ``fdr``."""
+
 KEY_ADDED: Final = "transanno"
 """Default column of ``.obs`` that predictions are written to."""
 
 CONFIDENCE_SUFFIX: Final = "_confidence"
 """``.obs[key_added + CONFIDENCE_SUFFIX]`` holds the probability of the predicted label."""
+
+NOVELTY_SUFFIX: Final = "_novelty"
+"""``.obs[key_added + NOVELTY_SUFFIX]`` holds p-values of being like the reference's cells."""
+
+SETS_SUFFIX: Final = "_sets"
+"""``.obsm[key_added + SETS_SUFFIX]`` holds the types that a cell may be of, cells × types."""
+
+SET_SUFFIX: Final = "_set"
+"""``.obs[key_added + SET_SUFFIX]`` holds the same as text."""
 
 LATENT_KEY: Final = "X_transanno"
 """``.obsm`` key of the cell states that :func:`transanno.tl.annotate` writes."""

@@ -12,7 +12,16 @@ import pandas as pd
 from anndata import AnnData, ImplicitModificationWarning
 from mudata import MuData
 
-from transanno._constants import CONFIDENCE_SUFFIX, UNASSIGNED_CATEGORY
+from transanno._constants import (
+    CONFIDENCE_SUFFIX,
+    NOVEL_CATEGORY,
+    NOVELTY_SUFFIX,
+    SET_SUFFIX,
+    SETS_SUFFIX,
+    UNASSIGNED_CATEGORY,
+)
+
+_EMPTY_SET = "(none)"
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,12 @@ class Predictions:
     """``(n_obs,)`` names of all cells of the data set"""
     unassigned_threshold: float | None = None
     """cells whose highest probability is below are ``"Unassigned"``; None: no cell is"""
+    novelty: np.ndarray | None = None
+    """``(n_cells,)`` p-values of being like the cells of the reference"""
+    is_novel: np.ndarray | None = None
+    """``(n_cells,)`` bool, cells that are ``"Unknown"``; None: no cell is"""
+    sets: np.ndarray | None = None
+    """``(n_cells, n_labels)`` bool, types that a cell may be of"""
 
     @classmethod
     def from_frame(cls, probabilities: pd.DataFrame, unassigned_threshold: float | None) -> Predictions:
@@ -38,11 +53,11 @@ class Predictions:
 
     @property
     def codes(self) -> np.ndarray:
-        """``(n_cells,)`` position of the most probable type; the number of types where unassigned."""
+        """``(n_cells,)`` position in ``categories``: the most probable type, unless the cell is given none."""
         codes = self.probabilities.argmax(axis=1)
-        if self.unassigned_threshold is None:
-            return codes
-        return np.where(self.confidence < self.unassigned_threshold, len(self.classes), codes)
+        if self.unassigned_threshold is not None:
+            codes = np.where(self.confidence < self.unassigned_threshold, len(self.classes), codes)
+        return codes if self.is_novel is None else np.where(self.is_novel, len(self.categories) - 1, codes)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -51,9 +66,10 @@ class Predictions:
 
     @property
     def categories(self) -> np.ndarray:
-        """Names that codes stand for; ``"Unassigned"`` comes last."""
+        """Names that codes stand for; ``"Unassigned"`` and ``"Unknown"`` come last."""
         unassigned = [] if self.unassigned_threshold is None else [UNASSIGNED_CATEGORY]
-        return np.array([*self.classes.astype(str), *unassigned])
+        novel = [] if self.is_novel is None else [NOVEL_CATEGORY]
+        return np.array([*self.classes.astype(str), *unassigned, *novel])
 
     @property
     def labels(self) -> np.ndarray:
@@ -65,13 +81,24 @@ class Predictions:
         return pd.DataFrame(self.probabilities, index=self.obs_names[self.indices], columns=self.classes.astype(str))
 
     def write(self, data: AnnData | MuData, key_added: str) -> None:
-        """Write ``obs[key_added]`` (categorical) and its confidence; cells not predicted are missing there."""
-        codes = np.full(len(self.obs_names), -1, dtype=np.int64)
-        codes[self.indices] = self.codes
-        confidence = np.full(len(self.obs_names), np.nan)
-        confidence[self.indices] = self.confidence
-        labels = pd.Categorical.from_codes(codes, categories=pd.Index(self.categories)).remove_unused_categories()
-        write_obs(data, {key_added: labels, f"{key_added}{CONFIDENCE_SUFFIX}": confidence})
+        """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing."""
+        labels = pd.Categorical.from_codes(self._of_all(self.codes, -1), categories=pd.Index(self.categories))
+        columns: dict[str, Any] = {key_added: labels.remove_unused_categories()}
+        columns[f"{key_added}{CONFIDENCE_SUFFIX}"] = self._of_all(self.confidence, np.nan)
+        if self.novelty is not None:
+            columns[f"{key_added}{NOVELTY_SUFFIX}"] = self._of_all(self.novelty, np.nan)
+        if self.sets is not None:
+            texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]
+            columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
+        write_obs(data, columns)
+        if self.sets is not None:
+            data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)
+
+    def _of_all(self, values: np.ndarray, missing: Any) -> np.ndarray:
+        """Values of the predicted cells ``(n_cells, ...)`` -> of all cells ``(n_obs, ...)``."""
+        whole = np.full((len(self.obs_names), *values.shape[1:]), missing, dtype=values.dtype)
+        whole[self.indices] = values
+        return whole
 
 
 def write_obs(data: AnnData | MuData, columns: Mapping[str, Any]) -> None:
@@ -103,3 +130,28 @@ def check_unassigned_threshold(threshold: float | None, labels: Iterable[str]) -
             f"{threshold:g} calls cells without a type. Rename it in the reference, name it as unlabeled_category if "
             "these cells have no type, or leave unassigned_threshold out."
         )
+
+
+def check_fdr(fdr: float | None, labels: Iterable[str]) -> None:
+    """Raise `ValueError` unless it is a rate of false discoveries and no type is called like discoveries are."""
+    if fdr is None:
+        return
+    _check_inside(
+        "fdr", fdr, "the share of known cells among those called Unknown, such as 0.05, or None to call none so"
+    )
+    if NOVEL_CATEGORY in set(labels):
+        raise ValueError(
+            f"The reference has a type called {NOVEL_CATEGORY!r}, which is what fdr={fdr:g} calls cells that are unlike the "
+            "reference. Rename it in the reference, name it as unlabeled_category if these cells have no type, or leave "
+            "fdr out."
+        )
+
+
+def check_coverage(coverage: float) -> None:
+    """Raise `ValueError` unless label sets can cover such a share of the cells."""
+    _check_inside("coverage", coverage, "the share of cells whose set shall hold their type, such as 0.9")
+
+
+def _check_inside(name: str, value: Any, meaning: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 < value < 1:
+        raise ValueError(f"{name}={value!r}. Allowed: a number between 0 and 1, {meaning}.")

@@ -71,7 +71,8 @@ class TestAnnotate:
         out, err = capsys.readouterr()
         assert code == 0, err
         annotated = ad.read_h5ad("out.h5ad")
-        added = {"obs[transanno]", "obs[transanno_confidence]", "obsm[X_transanno]"}
+        names = ("transanno", "transanno_confidence", "transanno_novelty")
+        added = {*(f"obs[{name}]" for name in names), "obsm[X_transanno]"}
         assert changed(before, annotated) == added
         assert changed(before, ad.read_h5ad("query.h5ad")) == set()
         assert list(annotated.obs)[:2] == ["cell_type", "batch"]
@@ -516,7 +517,7 @@ class TestOtherCommands:
         assert accuracy > 0.6
         assert "macro-F1: " in out
         annotated = ad.read_h5ad("demo/annotated.h5ad")
-        assert list(annotated.obs) == ["cell_type", "transanno", "transanno_confidence"]
+        assert list(annotated.obs) == ["cell_type", "transanno", "transanno_confidence", "transanno_novelty"]
         # Libraries' own words do not reach the terminal.
         assert {line.split(" ")[0] for line in err.splitlines()} <= {"466", "Epoch", "Annotating", "Wrote", "Computing"}
 

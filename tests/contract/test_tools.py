@@ -27,7 +27,8 @@ class TestAnnotate:
         before, before_query = snapshot(reference), snapshot(query)
         model = tl.annotate(query, reference, labels_key="cell_type", batch_key="batch", **brief)
         assert changed(before, reference) == set()
-        expected = {"obs[transanno]", "obs[transanno_confidence]", "obsm[X_transanno]"}
+        names = ("transanno", "transanno_confidence", "transanno_novelty")
+        expected = {*(f"obs[{name}]" for name in names), "obsm[X_transanno]"}
         assert changed(before_query, query) == expected
         assert (query.obs["transanno"] == query.obs["cell_type"]).mean() > 0.9
         assert query.obs["transanno_confidence"].between(0, 1).all()

@@ -23,7 +23,7 @@ from transanno._demo import load_demo
 from transanno.cli import main
 
 PACKAGE = Path(transanno.__file__).parent
-WRITTEN = {"transanno", "transanno_confidence"}
+WRITTEN = {"transanno", "transanno_confidence", "transanno_novelty"}
 BRIEF = {"max_epochs": 1, "n_top_genes": 50, "enable_progress_bar": False, "batch_size": 32}
 
 

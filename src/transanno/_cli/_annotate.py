@@ -14,12 +14,12 @@ from transanno._cli._console import Console
 from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
 from transanno._cli._progress import progress_arguments
-from transanno._constants import CONFIDENCE_SUFFIX, UNASSIGNED_CATEGORY
+from transanno._constants import CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
 from transanno._demo import LABELS_KEY, load_demo
 from transanno._genes import missing_genes
 from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
 from transanno._labels import as_strings
-from transanno._predictions import check_unassigned_threshold
+from transanno._predictions import check_fdr, check_unassigned_threshold
 from transanno._query import check_query
 from transanno._validation import check_obs_column, check_unique_genes
 from transanno.metrics import evaluate
@@ -103,6 +103,7 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
     query_genes = check_query(query, reference.var_names, layer=args.layer)
     types = reference_types(reference, args.labels_key, args.unlabeled_category)
     check_unassigned_threshold(args.unassigned_threshold, types)
+    check_fdr(args.fdr, types)
     console.step(f"Training on {args.reference}")
     return tl.fit_reference(
         reference,
@@ -134,12 +135,14 @@ def _predict(
             layer=args.layer,
             refine=args.refine,
             unassigned_threshold=args.unassigned_threshold,
+            fdr=args.fdr,
             key_added=args.key_added,
             seed=args.seed,
             accelerator=args.accelerator,
         )
-        for key in (args.key_added, f"{args.key_added}{CONFIDENCE_SUFFIX}"):
-            obs[key] = query.obs[key]
+        for key in (args.key_added, *(f"{args.key_added}{suffix}" for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))):
+            if key in query.obs:
+                obs[key] = query.obs[key]
     finally:
         query.obs = obs
     return query_model

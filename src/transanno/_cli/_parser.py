@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from transanno import __version__
-from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, LATENT_KEY, UNASSIGNED_CATEGORY, UNLABELED_CATEGORY
+from transanno._constants import (
+    CONFIDENCE_SUFFIX,
+    KEY_ADDED,
+    LATENT_KEY,
+    NOVEL_CATEGORY,
+    UNASSIGNED_CATEGORY,
+    UNLABELED_CATEGORY,
+)
 
 # Options of `annotate` that only training reads, with their defaults. The parser sets None, so that one that was
 # given next to --model can be told from one that was not.
@@ -104,6 +111,12 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
         metavar="P",
         help=f"call cells whose highest probability is below P {UNASSIGNED_CATEGORY} (default: every cell gets a type)",
     )
+    parser.add_argument(
+        "--fdr",
+        type=_probability,
+        metavar="Q",
+        help=f"call cells that are unlike the reference {NOVEL_CATEGORY}, at this false discovery rate (default: none)",
+    )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for a UMAP and a confusion matrix as PNG")
     _add_common(parser)
 
@@ -176,7 +189,7 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
     )
     _add_common(parser)
     # What it shares with annotate, at the defaults of that.
-    parser.set_defaults(layer=None, key_added=KEY_ADDED, refine=True, unassigned_threshold=None)
+    parser.set_defaults(layer=None, key_added=KEY_ADDED, refine=True, unassigned_threshold=None, fdr=None)
 
 
 def _add_command(

@@ -239,20 +239,34 @@ class TransAnnoBase(SavingMixin):
         dataloader: Iterable[Minibatch] | None = None,
     ) -> np.ndarray:
         """One of the module's outputs for every cell -> ``(n_cells, ...)``."""
+        return self._infer_all((output,), aligned, indices, batch_size, dataloader)[0]
+
+    def _infer_all(
+        self,
+        outputs: Sequence[str],
+        aligned: AlignedData | None,
+        indices: np.ndarray,
+        batch_size: int | None,
+        dataloader: Iterable[Minibatch] | None = None,
+    ) -> list[np.ndarray]:
+        """Some of the module's outputs for every cell -> ``(n_cells, ...)`` of each."""
         is_missing = None
         if aligned is not None:
             is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
         minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
-        parts = []
+        parts: list[list[np.ndarray]] = [[] for _ in outputs]
         self.module.eval()
         with torch.inference_mode(), self.module.encoder.fixed_weights():
             for tensors in minibatches:
                 inputs = self.module._get_inference_input(tensors)
-                parts.append(self.module.inference(**inputs, is_missing=is_missing)[output].float().cpu().numpy())
-        if not parts:
-            width = self.module.n_classes if output == "logits" else self.module.n_latent
-            return np.zeros((0, width), dtype=np.float32)
-        return np.concatenate(parts)
+                found = self.module.inference(**inputs, is_missing=is_missing)
+                for part, output in zip(parts, outputs, strict=True):
+                    part.append(found[output].float().cpu().numpy())
+        widths = {"logits": self.module.n_classes, "z": self.module.n_latent}
+        return [
+            np.concatenate(part) if part else np.zeros((0, widths[output]), dtype=np.float32)
+            for part, output in zip(parts, outputs, strict=True)
+        ]
 
     def get_latent_representation(
         self,

@@ -11,16 +11,17 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
+from transanno._conformal import is_discovery, label_sets, warn_if_shifted
 from transanno._constants import KEY_ADDED
 from transanno._labels import as_strings
-from transanno._predictions import Predictions, check_unassigned_threshold
+from transanno._predictions import Predictions, check_coverage, check_fdr, check_unassigned_threshold
 from transanno._query import AlignedData
 from transanno._refine import refine_probabilities
-from transanno.models._base import TransAnnoBase
+from transanno.models._calibration import MIN_HELD_OUT, CalibrationMixin
 from transanno.models._minibatches import Minibatch, as_positions
 
 
-class PredictionMixin(TransAnnoBase):
+class PredictionMixin(CalibrationMixin):
     """Probabilities of a trained classifier, refined and written on request."""
 
     @property
@@ -39,6 +40,9 @@ class PredictionMixin(TransAnnoBase):
         *,
         refine: bool = False,
         unassigned_threshold: float | None = None,
+        fdr: float | None = None,
+        sets: bool = False,
+        coverage: float = 0.9,
         keep_known: bool = False,
         key_added: str | None = KEY_ADDED,
         dataloader: Iterable[Minibatch] | None = None,
@@ -64,6 +68,14 @@ class PredictionMixin(TransAnnoBase):
         unassigned_threshold
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.
+        fdr
+            Call cells that are unlike the reference ``"Unknown"``, so many that the expected share of known cells among
+            them stays below this (Benjamini-Hochberg on the novelty). Default: none.
+        sets
+            Write the types that a cell may be of, too: conformal sets of the cell's own probabilities, without ``refine``.
+        coverage
+            Share of the cells of each type whose set holds it, where query and held-out reference cells are
+            exchangeable; the user guide says what that means.
         keep_known
             Keep the label of cells that have one in ``obs[labels_key]``, with probability 1; only the others are
             predicted. Labels that the model does not know count as none.
@@ -80,18 +92,35 @@ class PredictionMixin(TransAnnoBase):
         Writes
         ------
         ``obs[key_added]``
-            Categorical, the most probable type or ``"Unassigned"``; missing for cells outside ``indices``.
+            Categorical, the most probable type, ``"Unassigned"`` or ``"Unknown"``; missing for cells outside ``indices``.
         ``obs[key_added + "_confidence"]``
-            Probability of the most probable type in [0, 1], also where the cell is unassigned.
+            Probability of the most probable type in [0, 1], also where the cell is given none.
+        ``obs[key_added + "_novelty"]``
+            If the model was calibrated: p-value in (0, 1], the share of held-out reference cells that are at least as far
+            from the known types. Small where a cell is unlike the reference.
+        ``obsm[key_added + "_sets"]``, ``obs[key_added + "_set"]``
+            With ``sets``: bool ``(n_obs, n_labels)`` in the order of :attr:`labels`, and the same as text, ``"A|B"``.
 
         Raises
         ------
         ValueError
-            If the counts are not raw, too few genes are shared, ``unassigned_threshold`` is no probability, or the
-            reference has a type called "Unassigned" next to it.
+            If the counts are not raw, too few genes are shared, ``unassigned_threshold``, ``fdr`` or ``coverage`` is out of
+            its range, the reference has a type called "Unassigned" or "Unknown" next to the first two, or the model
+            was not calibrated and ``fdr`` or ``sets`` are asked for.
+
+        Warns
+        -----
+        UserWarning
+            With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
         """
         check_unassigned_threshold(unassigned_threshold, self.labels)
+        check_fdr(fdr, self.labels)
+        check_coverage(coverage)
         self._check_if_trained()
+        is_judged = fdr is not None or sets
+        if is_judged:
+            self._check_is_calibrated(with_dataloader=dataloader is not None)
+        z: np.ndarray | None = None
         if dataloader is not None:
             if adata is not None or indices is not None:
                 raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
@@ -100,28 +129,60 @@ class PredictionMixin(TransAnnoBase):
         else:
             target, aligned = self._resolve(adata)
             positions, names = as_positions(indices, target.n_obs), target.obs_names
-            logits = self._infer("logits", aligned, positions, batch_size)
-        probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
+            if self.calibration_ is not None and (is_judged or key_added is not None):
+                logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size)
+            else:
+                logits = self._infer("logits", aligned, positions, batch_size)
+        own = probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         if refine:
             if target is None:
                 raise ValueError("refine=True needs all cells at once. Pass adata instead of dataloader.")
             probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
+        # After the refinement, so that no label depends on the temperature.
+        probabilities = self._temper(probabilities, refined=refine)
+        novelty = None if z is None else self._novelty(aligned, positions, z, own.argmax(axis=1))
+        is_novel = None if fdr is None or novelty is None else is_discovery(novelty, fdr)
+        found = None
+        if sets and self.calibration_ is not None:
+            held_out = self.calibration_["probability"], self.calibration_["codes"]
+            found = label_sets(self._temper(own), coverage, *held_out)
+        if is_judged and novelty is not None and self.calibration_ is not None:
+            warn_if_shifted(novelty, self.calibration_["n_cells"])
         if keep_known:
             if target is None:
                 raise ValueError("keep_known=True needs the labels of the cells. Pass adata instead of dataloader.")
             known = self._known_codes(aligned)[positions]
             is_known = known >= 0
-            probabilities[is_known] = np.eye(len(self.labels))[known[is_known]]
-        predictions = Predictions(probabilities, self.labels, positions, names, unassigned_threshold)
+            certain = np.eye(len(self.labels))[known[is_known]]
+            probabilities = probabilities.copy()
+            probabilities[is_known] = certain
+            if is_novel is not None:
+                is_novel = is_novel & ~is_known
+            if found is not None:
+                found[is_known] = certain.astype(bool)
+        predictions = Predictions(
+            probabilities, self.labels, positions, names, unassigned_threshold, novelty, is_novel, found
+        )
         if key_added is not None and target is not None:
             predictions.write(target, key_added)
         return predictions.to_frame() if soft else predictions.labels
 
+    def _check_is_calibrated(self, *, with_dataloader: bool) -> None:
+        """Raise `ValueError` unless cells can be compared with held-out cells of the reference."""
+        if with_dataloader:
+            raise ValueError("fdr and sets need the counts of the cells. Pass adata instead of dataloader.")
+        if self.calibration_ is None or self.calibration_["distance"] is None:
+            raise ValueError(
+                "fdr and sets compare cells with reference cells that were held out from training, but this model has none: "
+                f"it was trained with calibrate=False or train_size=1, fewer than {MIN_HELD_OUT} labeled cells were held "
+                "out, it was adapted to labels of the query, or it is of an older version. Train it again with "
+                "tl.fit_reference, on more cells if there were too few, or leave fdr and sets out."
+            )
+
     def _known_codes(self, aligned: AlignedData | None) -> np.ndarray:
         """-> position among the model's types of every cell's label ``(n_obs,)``, -1 for cells without one."""
         if aligned is None:
-            codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
-            return np.where(codes < len(self.labels), codes, -1)
+            return self._label_codes()
         if aligned.spec.labels_key not in aligned.obs:
             return np.full(len(aligned.obs), -1)
         unlabeled_category = self.registry["setup_args"]["unlabeled_category"]

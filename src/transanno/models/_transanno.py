@@ -272,6 +272,10 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         )
         if datamodule is None and self.n_reference_batches_ is None:
             warn_if_collapsed(self)
+        if self.n_reference_batches_ is None or any(self.query_trains_.values()):
+            self._forget_calibration()  # it was that of other weights
+        if datamodule is None and self.n_reference_batches_ is None and len(splitter.val_idx):
+            self._calibrate(splitter.train_idx, splitter.val_idx)
         if before is not None:
             self._undo_unless_calls_agree(before, weights)
 

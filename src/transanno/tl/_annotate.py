@@ -10,7 +10,7 @@ from mudata import MuData
 
 from transanno._arguments import check_adata, check_annotation
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
-from transanno._predictions import check_unassigned_threshold
+from transanno._predictions import check_fdr, check_unassigned_threshold
 from transanno._query import check_query
 from transanno._seed import seeded
 from transanno.models import TransAnno, TransAnnoPretrain
@@ -30,6 +30,7 @@ def annotate(
     pretrained: TransAnnoPretrain | str | Path | None = None,
     refine: bool = True,
     unassigned_threshold: float | None = None,
+    fdr: float | None = None,
     key_added: str = KEY_ADDED,
     seed: int | None = 0,
     accelerator: str = "auto",
@@ -64,6 +65,9 @@ def annotate(
         :meth:`transanno.TransAnno.predict`.
     unassigned_threshold
         Call cells whose highest probability is below this ``"Unassigned"``. Default: every cell gets a type.
+    fdr
+        Call cells that are unlike the reference ``"Unknown"``, at this false discovery rate, see
+        :meth:`transanno.TransAnno.predict`. Default: none.
     key_added
         Column of ``query.obs`` to write.
     seed
@@ -80,9 +84,11 @@ def annotate(
     Writes
     ------
     ``query.obs[key_added]``
-        Categorical, the predicted type or ``"Unassigned"``.
+        Categorical, the predicted type, ``"Unassigned"`` or ``"Unknown"``.
     ``query.obs[key_added + "_confidence"]``
         Probability of the most probable type in [0, 1].
+    ``query.obs[key_added + "_novelty"]``
+        If the model was calibrated: p-value in (0, 1], small where a cell is unlike the reference.
     ``query.obsm["X_transanno"]``
         Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
 
@@ -114,7 +120,9 @@ def annotate(
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
         check_adata(query, name="query")
         query_genes = check_query(query, reference.var_names, layer=layer)
-        check_unassigned_threshold(unassigned_threshold, reference_types(reference, labels_key, unlabeled_category))
+        types = reference_types(reference, labels_key, unlabeled_category)
+        check_unassigned_threshold(unassigned_threshold, types)
+        check_fdr(fdr, types)
         model = fit_reference(
             reference,
             labels_key,
@@ -135,6 +143,6 @@ def annotate(
         query_model = TransAnno.load_query_data(
             query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
         )
-    query_model.predict(refine=refine, unassigned_threshold=unassigned_threshold, key_added=key_added)
+    query_model.predict(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr, key_added=key_added)
     query.obsm[LATENT_KEY] = query_model.get_latent_representation()
     return query_model

@@ -153,7 +153,7 @@ def cross_validate(
             unlabeled_category=unlabeled_category,
             n_top_genes=n_top_genes,
             pretrained=pretrained,
-            **{"enable_progress_bar": False, **train_kwargs},
+            **{"enable_progress_bar": False, "calibrate": False, **train_kwargs},
         )
         predictions = Predictions.from_frame(probabilities, unassigned_threshold)
         is_unseen = ~np.isin(truth[fold.test], truth[fold.train])

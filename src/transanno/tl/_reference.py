@@ -24,6 +24,7 @@ from transanno._seed import seeded
 from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
+from transanno.tl._twin import calibrate_by_twin
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def fit_reference(
     pretrained: TransAnnoPretrain | str | Path | None = None,
     max_epochs: int | None = None,
     seed: int | None = 0,
+    calibrate: bool = True,
     **train_kwargs: Any,
 ) -> TransAnno:
     """Train a model on the highly variable genes of a reference, which is left as it is.
@@ -72,6 +74,10 @@ def fit_reference(
         ``train_size``.
     seed
         Seed of all randomness; your session's generators are restored afterwards. ``None``: not seeded.
+    calibrate
+        Train a second model without a fifth of the cells, whole batches where there are enough, and learn from these how
+        much confidence is worth and which cells are unlike the reference. Has no influence on labels, and takes about as
+        long as the training itself. If there are validation cells, these are used instead.
 
     Returns
     -------
@@ -113,16 +119,23 @@ def fit_reference(
     chosen, shares = _vocabulary(adata, allowed, n_top_genes, genes, batch_key)
     if not adds_others:
         chosen, shares = chosen[:, chosen.var_names != OTHER_GENES].copy(), None
-    with seeded(seed):
+
+    def make(adata: AnnData) -> TransAnno:
         if pretrained is None:
-            TransAnno.setup_anndata(chosen, labels_key, unlabeled_category, batch_key=batch_key)
-            model = TransAnno(chosen)
+            TransAnno.setup_anndata(adata, labels_key, unlabeled_category, batch_key=batch_key)
+            made = TransAnno(adata)
         else:
-            model = TransAnno.from_pretrained(pretrained, chosen, labels_key, unlabeled_category, batch_key=batch_key)
-        model.gene_shares_ = shares
+            made = TransAnno.from_pretrained(pretrained, adata, labels_key, unlabeled_category, batch_key=batch_key)
+        made.gene_shares_ = shares
+        return made
+
+    with seeded(seed):
+        model = make(chosen)
         # Validation cells would be lost to training, and only early stopping looks at them.
         defaults = {} if train_kwargs.get("early_stopping") else {"train_size": 1.0}
         model.train(max_epochs=max_epochs, **(defaults | train_kwargs))
+    if calibrate and model.calibration_ is None:
+        calibrate_by_twin(model, make, seed=seed, max_epochs=max_epochs, **train_kwargs)
     return model
 
 

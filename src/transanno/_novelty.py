@@ -1,0 +1,74 @@
+"""How far a cell is from every type of the reference.
+
+The cell state keeps what tells the known types apart, and may drop what makes a new one new; principal components of
+expression keep the latter, but see subtle types poorly. A cell is scored by both: the logarithm of the product of its
+squared Mahalanobis distances :cite:p:`lee2018mahalanobis` to the nearest type, in either space. Chosen by leaving out types
+within references (docs/decisions/0009).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.covariance import LedoitWolf
+
+_N_COMPONENTS = 30
+# Cells from which the components come.
+MAX_CELLS = 5_000
+# More digits would only make a saved model larger.
+_DECIMALS = 5
+
+
+def fit_space(z: np.ndarray, expression: sp.csr_matrix, codes: np.ndarray) -> dict[str, Any] | None:
+    """Cell states, log-expression ``(n_cells, n_genes)`` and types of reference cells -> what :func:`distances` needs.
+
+    None where there is nothing to measure distances by: fewer than three cells or two genes, or no variation.
+    """
+    if min(expression.shape) < 3 or (expression.max(axis=0) != expression.min(axis=0)).nnz < 2:
+        return None
+    adata = AnnData(expression)
+    sc.pp.pca(adata, n_comps=min(_N_COMPONENTS, min(adata.shape) - 1), random_state=0)
+    space: dict[str, Any] = {
+        "mean": np.asarray(expression.mean(axis=0), dtype=np.float64).ravel().round(_DECIMALS),
+        "components": adata.varm["PCs"].astype(np.float64).round(_DECIMALS),
+    }
+    views = {"state": z.astype(np.float64), "expression": _project(space, expression, None)}
+    return space | {name: _fit_types(values, codes) for name, values in views.items()}
+
+
+def distances(space: dict[str, Any], z: np.ndarray, expression: sp.csr_matrix, is_missing: np.ndarray) -> np.ndarray:
+    """Cell states, log-expression ``(n_cells, n_genes)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
+
+    Genes where ``is_missing (n_genes,)`` is True count as average.
+    """
+    views = {"state": z.astype(np.float64), "expression": _project(space, expression, is_missing)}
+    nearest = [_distance_to_nearest(space[name], values) for name, values in views.items()]
+    return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
+
+
+def _project(space: dict[str, Any], expression: sp.csr_matrix, is_missing: np.ndarray | None) -> np.ndarray:
+    components = space["components"]
+    if is_missing is not None:
+        components = np.where(is_missing[:, None], 0.0, components)
+    return expression @ components - space["mean"] @ components
+
+
+def _fit_types(values: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
+    """-> centers of the types, and the inverse of the covariance that they share, shrunk."""
+    types, positions = np.unique(codes, return_inverse=True)
+    centers = np.stack([values[positions == i].mean(axis=0) for i in range(len(types))])
+    shared = LedoitWolf(assume_centered=True).fit(values - centers[positions])
+    return {"centers": centers, "precision": shared.precision_}
+
+
+def _distance_to_nearest(view: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
+    """Squared Mahalanobis distance to the nearest center ``(n_cells,)``."""
+    nearest = np.full(len(values), np.inf)
+    for center in view["centers"]:
+        deviation = values - center
+        np.minimum(nearest, np.einsum("ij,ij->i", deviation @ view["precision"], deviation), out=nearest)
+    return nearest

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from transanno._novelty import distances, fit_space
+
+N_GENES = 23
+NONE_MISSING = np.zeros(N_GENES, dtype=bool)
+
+
+def _cells(n_cells: int, *, seed: int, new_gene: bool = False) -> tuple[np.ndarray, sp.csr_matrix, np.ndarray]:
+    """Two types; cells of a new one look like the first in their states, and express gene 7."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, 2, size=n_cells)
+    z = rng.normal(size=(n_cells, 5)) + 4.0 * codes[:, None]
+    expression = np.maximum(rng.normal(1.0, 0.5, size=(n_cells, N_GENES)), 0.0)
+    expression[:, 3] += 2.0 * codes
+    expression[:, 7] = 4.0 * new_gene
+    return z, sp.csr_matrix(expression), codes
+
+
+def test_new_direction_of_expression_is_seen_where_components_have_it():
+    z, expression, codes = _cells(211, seed=0)
+    lifted = expression.tolil()
+    lifted[:41, 7] = 1.5  # some cells of the reference express it, too, though less
+    space = fit_space(z, lifted.tocsr(), codes)
+    known = distances(space, *_cells(101, seed=1)[:2], NONE_MISSING)
+    new = distances(space, *_cells(101, seed=2, new_gene=True)[:2], NONE_MISSING)
+    assert (new > np.quantile(known, 0.95)).mean() > 0.7  # by one of two distances; by chance 0.05
+
+
+def test_new_direction_of_the_state_is_seen():
+    z, expression, codes = _cells(211, seed=0)
+    space = fit_space(z, expression, codes)
+    z_known, expression_known, _ = _cells(101, seed=1)
+    known = distances(space, z_known, expression_known, NONE_MISSING)
+    new = distances(space, z_known + np.array([8.0, -8.0, 0, 0, 0]), expression_known, NONE_MISSING)
+    assert (new > known).all()
+
+
+def test_missing_genes_count_as_average():
+    z, expression, codes = _cells(211, seed=0)
+    space = fit_space(z, expression, codes)
+    is_missing = np.arange(N_GENES) < 11
+    silent, average = expression.tolil(), expression.tolil()
+    silent[:, :11] = 0.0
+    average[:, :11] = space["mean"][:11]
+    np.testing.assert_allclose(
+        distances(space, z, silent.tocsr(), is_missing), distances(space, z, average.tocsr(), NONE_MISSING), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("n_cells", "expression"),
+    [(2, np.eye(5)[:2]), (7, np.ones((7, 5))), (7, np.zeros((7, 5))), (7, np.arange(7.0)[:, None])],
+)
+def test_without_variation_there_is_no_space(n_cells, expression):
+    assert fit_space(np.zeros((n_cells, 3)), sp.csr_matrix(expression), np.zeros(n_cells, int)) is None

@@ -329,7 +329,7 @@ def describe(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
 
 
-def default_max_epochs(n_obs: int, most: int = MAX_EPOCHS) -> int:
+def default_max_epochs(n_obs: int, most: int) -> int:
     """Number of cells -> epochs, so that small references are visited as often as it takes."""
     return int(np.clip(round(_N_VISITS / max(n_obs, 1)), _MIN_EPOCHS, most))
 

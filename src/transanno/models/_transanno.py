@@ -19,7 +19,7 @@ from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
-from transanno.models._base import default_max_epochs, plan_arguments
+from transanno.models._base import MAX_EPOCHS, default_max_epochs, plan_arguments
 from transanno.models._evidence import EvidenceMixin
 from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
@@ -229,7 +229,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
             )
         plan_defaults: dict[str, Any] = {}
         is_guarded = False
-        epochs = default_max_epochs(n_cells)
+        epochs = default_max_epochs(n_cells, MAX_EPOCHS)
         if self.n_reference_batches_ is not None:
             self._freeze_for_query(self.n_reference_batches_)
             if not any(parameter.requires_grad for parameter in self.module.parameters()):

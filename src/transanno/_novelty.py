@@ -15,6 +15,7 @@ import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.covariance import LedoitWolf
+from sklearn.metrics import euclidean_distances
 
 _N_COMPONENTS = 30
 # Cells from which the components come.
@@ -67,8 +68,7 @@ def _fit_types(values: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
 
 def _distance_to_nearest(view: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
     """Squared Mahalanobis distance to the nearest center ``(n_cells,)``."""
-    nearest = np.full(len(values), np.inf)
-    for center in view["centers"]:
-        deviation = values - center
-        np.minimum(nearest, np.einsum("ij,ij->i", deviation @ view["precision"], deviation), out=nearest)
-    return nearest
+    # Euclidean after a linear map: two matrix products instead of one for every type.
+    root = np.linalg.cholesky(view["precision"])
+    cells, centers = values @ root, view["centers"] @ root
+    return euclidean_distances(cells, centers, squared=True).min(axis=1)

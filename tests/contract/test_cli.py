@@ -470,16 +470,18 @@ class TestKilled:
     @needs_signals
     def test_an_interrupt_while_training(self, files: Path) -> None:
         before = sorted(os.listdir("."))
-        arguments = annotate_by_reference("--max-epochs", "4000", "--save-model", "model")
+        arguments = annotate_by_reference("--max-epochs", "1000", "--save-model", "model")
         run = subprocess.Popen(
             [sys.executable, "-m", "transanno.cli", *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            # Jobs in the background of a script ignore interrupts, and so would what they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert run.stderr is not None
         for line in run.stderr:
-            if line.startswith("Epoch 400/"):
+            if line.startswith("Epoch 100/"):
                 break
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=30)

@@ -49,8 +49,9 @@ class TestValues:
         before = snapshot(logged)
         with pytest.warns(UserWarning, match="counts of 61 cells were restored") as caught:
             query_model = TransAnno.load_query_data(logged, model)
-        assert len(caught) == 1
-        assert "Your object is as it was" in str(caught[0].message)
+        told = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+        assert sum("restored" in text for text in told) == 1  # scvi-tools 1.5 warns of other things, too
+        assert "Your object is as it was" in next(text for text in told if "restored" in text)
         pd.testing.assert_frame_equal(probabilities(query_model), expected, check_exact=False, atol=1e-6)
         with pytest.warns(UserWarning, match="restored"):
             np.testing.assert_allclose(probabilities(model, logged), expected, atol=1e-6)

@@ -500,6 +500,10 @@ class TestOtherCommands:
         assert len(model.genes) == 37
         assert "pass --overwrite" in complaint(arguments, capsys)
 
+    def test_other_genes_are_not_counted(self, files: Path, capsys) -> None:
+        assert main(annotate_by_reference("--n-top-genes", "37")) == 0
+        assert "37 of the model's 37 genes are in the query" in capsys.readouterr().out
+
     def test_pretrain_explains_bad_data(self, files: Path, query, capsys) -> None:
         arguments = ["pretrain", "--data", "query.h5ad", "--save-model", "model"]
         query.X = -query.X

@@ -152,7 +152,7 @@ def _report(
     query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
-    n_shared = int((~model.module.is_missing).sum())
+    n_shared = int((~model.module.is_missing & ~model.module.is_other).sum())
     console.detail(
         f"{query.n_obs} cells annotated in {seconds:.0f} s; {n_shared} of the model's {len(model.genes)} genes are in "
         "the query.\n"

@@ -140,7 +140,23 @@ class RowsOnDisk(Dataset):
         return {key: values[where] for key, values in self.dataset[unique].items()}
 
 
-class AnnotationDataSplitter(DataSplitter):
+class SplitOnce(DataSplitter):
+    """scvi-tools' split, made at the first :meth:`setup` and kept.
+
+    scvi-tools splits at every one, and without ``scvi.settings.seed`` differently each time: what was fitted to the
+    training cells before the trainer called it would have seen the trainer's validation cells.
+    """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Split the cells into train, validation and test, unless that was done."""
+        if not hasattr(self, "train_idx"):
+            self._split(stage)
+
+    def _split(self, stage: str | None) -> None:
+        super().setup(stage)
+
+
+class AnnotationDataSplitter(SplitOnce):
     """scvi-tools' split, stratified by label, with a class-balanced training loader.
 
     A plain random split can put the only cells of a rare type into validation, and the model then
@@ -201,9 +217,8 @@ class AnnotationDataSplitter(DataSplitter):
                 stacklevel=3,
             )
 
-    def setup(self, stage: str | None = None) -> None:
-        """Split the cells into train, validation and test."""
-        super().setup(stage)
+    def _split(self, stage: str | None) -> None:
+        super()._split(stage)
         if self.external_indexing is not None or not self.shuffle_set_split:
             return  # the caller chose the cells
         rng = np.random.default_rng(settings.seed)

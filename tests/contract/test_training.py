@@ -202,6 +202,25 @@ class TestSplit:
         for name in starts[0]:
             assert torch.equal(starts[0][name], starts[1][name]), name
 
+    @pytest.mark.parametrize("fixture", ["new_model", "new_pretrained"])
+    def test_what_is_fitted_before_training_sees_the_same_cells(self, fixture, request, fast, monkeypatch):
+        """Also without a seed, where scvi-tools splits anew whenever it is asked."""
+        assert scvi.settings.seed is None
+        model = request.getfixturevalue(fixture)
+        seen = []
+        for name in ("_initialize_module", "_fit_wide_path"):
+            if original := getattr(model, name, None):
+
+                def spy(splitter, *args, original=original, **kwargs):
+                    original(splitter, *args, **kwargs)
+                    seen.append(splitter.train_idx)
+
+                monkeypatch.setattr(model, name, spy)
+        model.train(1, train_size=0.6, **fast)
+        assert len(seen) == (2 if fixture == "new_model" else 1)
+        for cells in seen:
+            np.testing.assert_array_equal(cells, model.train_indices)
+
     def test_no_shuffling(self, new_model, fast):
         new_model.train(1, train_size=0.8, shuffle_set_split=False, **fast)
         found = np.sort(np.r_[new_model.train_indices, new_model.validation_indices])

@@ -14,12 +14,11 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
 from scvi.utils import setup_anndata_dsp
 
 from transanno._arguments import check_training, one_column
 from transanno._checkpoint import load_weights, read_checkpoint
-from transanno._data_splitter import ignored_size_warnings
+from transanno._data_splitter import SplitOnce, ignored_size_warnings
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._seed import seeded
 from transanno.models._base import MAX_PRETRAINING_EPOCHS, TransAnnoBase, default_max_epochs, plan_arguments
@@ -164,7 +163,7 @@ class TransAnnoPretrain(TransAnnoBase):
         if datamodule is None:
             self._check_has_data()
             with ignored_size_warnings():
-                splitter = DataSplitter(
+                splitter = SplitOnce(
                     self.adata_manager,
                     train_size=train_size,
                     validation_size=validation_size,

@@ -146,6 +146,7 @@ class TransAnnoModule(BaseModuleClass):
             batch = torch.where(is_forgotten, self.unknown_batch, batch)
         encoded = self.encoder(expression, is_masked, batch)
         outputs = {"z": encoded.cell_state, "tokens": encoded.tokens, "is_hidden": is_target & ~missing}
+        outputs["expression"] = expression
         if masked_fraction > 0.0:
             # Few genes of a cell are to be predicted: each of them counts.
             outputs["genes"] = outputs["is_hidden"].any(dim=0).nonzero()[:, 0]

@@ -37,25 +37,20 @@ def fit_space(z: np.ndarray, expression: sp.csr_matrix, codes: np.ndarray) -> di
         "mean": np.asarray(expression.mean(axis=0), dtype=np.float64).ravel().round(_DECIMALS),
         "components": adata.varm["PCs"].astype(np.float64).round(_DECIMALS),
     }
-    views = {"state": z.astype(np.float64), "expression": _project(space, expression, None)}
+    views = {"state": z.astype(np.float64), "expression": expression @ space["components"]}
     return space | {name: _fit_types(values, codes) for name, values in views.items()}
 
 
-def distances(space: dict[str, Any], z: np.ndarray, expression: sp.csr_matrix, is_missing: np.ndarray) -> np.ndarray:
-    """Cell states, log-expression ``(n_cells, n_genes)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
+def distances(space: dict[str, Any], z: np.ndarray, projected: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
+    """Cell states, log-expression in components ``(n_cells, n_components)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
 
-    Genes where ``is_missing (n_genes,)`` is True count as average.
+    ``projected`` is the product with ``space["components"]`` of log-expression that is zero in genes where ``is_missing
+    (n_genes,)`` is True; these count as average.
     """
-    views = {"state": z.astype(np.float64), "expression": _project(space, expression, is_missing)}
+    expression = projected + space["mean"][is_missing] @ space["components"][is_missing]
+    views = {"state": z.astype(np.float64), "expression": expression.astype(np.float64)}
     nearest = [_distance_to_nearest(space[name], values) for name, values in views.items()]
     return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
-
-
-def _project(space: dict[str, Any], expression: sp.csr_matrix, is_missing: np.ndarray | None) -> np.ndarray:
-    components = space["components"]
-    if is_missing is not None:
-        components = np.where(is_missing[:, None], 0.0, components)
-    return expression @ components - space["mean"] @ components
 
 
 def _fit_types(values: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 from scvi.train import TrainingPlan
 from torch import nn
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassF1Score
 
 from transanno._validation import check_choice, check_interval
@@ -139,6 +140,9 @@ class TransAnnoTrainingPlan(TrainingPlan):
                 "genes. Make both larger than 0."
             )
         self.augmentation = {"min_count_fraction": min_count_fraction, **self.masking, "batch_dropout": batch_dropout}
+        self._is_in_training_step = False
+        # Of the epoch so far, by name: sum and number of cells, or a metric object and None; and how it is logged.
+        self._epoch_logs: dict[str, tuple[Any, int | None, dict[str, Any]]] = {}
         n_classes = module.n_classes
         self.validation_f1 = MulticlassF1Score(n_classes, average="macro") if n_classes > 1 else None
 
@@ -151,6 +155,41 @@ class TransAnnoTrainingPlan(TrainingPlan):
         if not self.training and (self.validation_f1 is None or not self.loss_kwargs["use_labels"]):
             inference_kwargs = self.masking
         return self.module(tensors, inference_kwargs=inference_kwargs, loss_kwargs=loss_kwargs)
+
+    def log(self, name: str, value: Any, **how: Any) -> None:
+        """Lightning's log, but in training once an epoch instead of once a minibatch.
+
+        Its bookkeeping took a quarter of a training step. Numbers are averaged here, over cells where ``batch_size`` says of
+        how many they are; metric objects are updated by whoever logs them, and average themselves.
+        """
+        if not self._is_in_training_step or how.get("on_step"):
+            super().log(name, value, **how)
+            return
+        if isinstance(value, Metric):
+            self._epoch_logs[name] = (value, None, how)
+            return
+        n_cells = how.pop("batch_size", None) or 1
+        total, n_total, _ = self._epoch_logs.get(name, (0.0, 0, how))
+        self._epoch_logs[name] = (total + n_cells * torch.as_tensor(value).detach(), n_total + n_cells, how)
+
+    def log_dict(self, dictionary: Mapping[str, Any], **how: Any) -> None:
+        """:meth:`log` of each."""
+        for name, value in dictionary.items():
+            self.log(name, value, **how)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        """Minibatch -> loss."""
+        self._is_in_training_step = True
+        try:
+            return super().training_step(batch, batch_idx)
+        finally:
+            self._is_in_training_step = False
+
+    def on_train_epoch_end(self) -> None:
+        """Hand the averages of the epoch over to Lightning."""
+        logs, self._epoch_logs = self._epoch_logs, {}
+        for name, (total, n_total, how) in logs.items():
+            super().log(name, total if n_total is None else total / n_total, **{**how, "on_epoch": True})
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
         """Log the loss components, and accuracy (both modes) and macro-F1 (validation) of labeled cells."""

@@ -27,6 +27,7 @@ from transanno._training_plan import TransAnnoTrainingPlan
 from transanno.models._datamodule import as_anndata_registry
 from transanno.models._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
 from transanno.models._saving import SavingMixin
+from transanno.nn import sum_over_genes
 
 logger = logging.getLogger(__name__)
 
@@ -248,8 +249,13 @@ class TransAnnoBase(SavingMixin):
         indices: np.ndarray,
         batch_size: int | None,
         dataloader: Iterable[Minibatch] | None = None,
+        *,
+        projection: torch.Tensor | None = None,
     ) -> list[np.ndarray]:
-        """Some of the module's outputs for every cell -> ``(n_cells, ...)`` of each."""
+        """Some of the module's outputs for every cell -> ``(n_cells, ...)`` of each.
+
+        One more, ``"projected"``, is the product of log-expression with ``projection (n_vars, width)``.
+        """
         is_missing = None
         if aligned is not None:
             is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
@@ -260,9 +266,12 @@ class TransAnnoBase(SavingMixin):
             for tensors in minibatches:
                 inputs = self.module._get_inference_input(tensors)
                 found = self.module.inference(**inputs, is_missing=is_missing)
+                if projection is not None:
+                    found["projected"] = sum_over_genes(found["expression"], projection)
                 for part, output in zip(parts, outputs, strict=True):
                     part.append(found[output].float().cpu().numpy())
         widths = {"logits": self.module.n_classes, "z": self.module.n_latent}
+        widths["projected"] = 0 if projection is None else projection.shape[1]
         return [
             np.concatenate(part) if part else np.zeros((0, widths[output]), dtype=np.float32)
             for part, output in zip(parts, outputs, strict=True)

@@ -73,21 +73,23 @@ class CalibrationMixin(TransAnnoBase):
         held_out = np.sort(rng.permutation(held_out)[:_MAX_HELD_OUT])
         with self._unknown_where_untrained(training):
             self._fit_novelty_space(training)
-            logits, z = self._infer_all(("logits", "z"), None, held_out, None)
-            scores = self._distances(None, held_out, z)
+            logits, z, projected = self._infer_judged(None, held_out, None)
+            scores = self._distances(None, z, projected)
         what = "batches" if not np.isin(self._batch_codes()[held_out], self._batch_codes()[training]).any() else "cells"
         truth, rows = codes[held_out], np.arange(len(held_out))
         # Other cells of the same batches are easier than any query: they may show that the model is too sure of itself, and
         # cannot show that it is not sure enough.
         lowest = 1.0 if what == "cells" else 0.0
-        temperature = max(fit_temperature(logits.astype(np.float64), truth), lowest)
+        fitted = fit_temperature(logits.astype(np.float64), truth)
+        temperature = max(fitted, lowest)
         before = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         after = temper(before, temperature)
-        # Averages of neighbors are less sure of themselves than single cells are, and more often right.
+        # Averages of neighbors are less sure of themselves than single cells are, and more often right: that difference
+        # is the averaging's, and is undone in any query.
         refined = refine_probabilities(before, self._counts(None, held_out), ~self._is_gene)
         self.calibration_ = {
             "temperature": temperature,
-            "temperature_refined": max(fit_temperature(np.log(np.maximum(refined, 1e-300)), truth), lowest),
+            "temperature_refined": temperature * fit_temperature(np.log(np.maximum(refined, 1e-300)), truth) / fitted,
             "n_cells": len(held_out),
             "held_out": what,
             "ece_before": calibration_error(before, truth),
@@ -114,29 +116,38 @@ class CalibrationMixin(TransAnnoBase):
         labeled = training[codes[training] >= 0]
         labeled = np.sort(np.random.default_rng(0).permutation(labeled)[:MAX_CELLS])
         (z,) = self._infer_all(("z",), None, labeled, None)
-        self.novelty_space_ = fit_space(z, self._log_expression(None, labeled), codes[labeled])
+        expression = log_normalize(self._counts(None, labeled), ~self._is_gene)
+        self.novelty_space_ = fit_space(z, expression, codes[labeled])
 
     def _novelty(
-        self, aligned: AlignedData | None, positions: np.ndarray, z: np.ndarray, called: np.ndarray
+        self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray, called: np.ndarray
     ) -> np.ndarray | None:
-        """Cells, their states and calls -> p-values ``(n_cells,)``; None where the model cannot tell."""
+        """States, components of expression and calls of some cells -> p-values ``(n_cells,)``; None: the model cannot tell."""
         if self.calibration_ is None or self.calibration_["distance"] is None:
             return None
-        if len(positions) == 0:
+        if len(z) == 0:
             return np.zeros(0)
-        scores = self._distances(aligned, positions, z)
+        scores = self._distances(aligned, z, projected)
         if scores is None:
             return None
         return p_values_by_type(scores, called, self.calibration_["distance"], self.calibration_["called"])
 
-    def _distances(self, aligned: AlignedData | None, positions: np.ndarray, z: np.ndarray) -> np.ndarray | None:
+    def _infer_judged(
+        self, aligned: AlignedData | None, positions: np.ndarray, batch_size: int | None
+    ) -> list[np.ndarray]:
+        """-> logits, states and components of expression ``(n_cells, ...)``, in one pass over the cells."""
+        components = np.zeros((self.module.n_input, 0))
+        if self.novelty_space_ is not None:
+            components = np.zeros((self.module.n_input, self.novelty_space_["components"].shape[1]))
+            components[self._is_gene] = self.novelty_space_["components"]
+        projection = torch.from_numpy(components).float().to(self.module.device)
+        return self._infer_all(("logits", "z", "projected"), aligned, positions, batch_size, projection=projection)
+
+    def _distances(self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray) -> np.ndarray | None:
         if self.novelty_space_ is None:
             return None
         is_missing = self.module.is_missing.cpu().numpy() if aligned is None else aligned.is_missing
-        return distances(self.novelty_space_, z, self._log_expression(aligned, positions), is_missing[self._is_gene])
-
-    def _log_expression(self, aligned: AlignedData | None, positions: np.ndarray) -> Any:
-        return log_normalize(self._counts(aligned, positions), ~self._is_gene)
+        return distances(self.novelty_space_, z, projected, is_missing[self._is_gene])
 
     def _label_codes(self) -> np.ndarray:
         """-> position among the types of every registered cell's label ``(n_obs,)``, -1 for cells without one."""

@@ -120,7 +120,7 @@ class PredictionMixin(CalibrationMixin):
         is_judged = fdr is not None or sets
         if is_judged:
             self._check_is_calibrated(with_dataloader=dataloader is not None)
-        z: np.ndarray | None = None
+        judged: list[np.ndarray] = []
         if dataloader is not None:
             if adata is not None or indices is not None:
                 raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
@@ -130,7 +130,7 @@ class PredictionMixin(CalibrationMixin):
             target, aligned = self._resolve(adata)
             positions, names = as_positions(indices, target.n_obs), target.obs_names
             if self.calibration_ is not None and (is_judged or key_added is not None):
-                logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size)
+                logits, *judged = self._infer_judged(aligned, positions, batch_size)
             else:
                 logits = self._infer("logits", aligned, positions, batch_size)
         own = probabilities = torch.from_numpy(logits).double().softmax(dim=1).numpy()
@@ -140,7 +140,7 @@ class PredictionMixin(CalibrationMixin):
             probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
         # After the refinement, so that no label depends on the temperature.
         probabilities = self._temper(probabilities, refined=refine)
-        novelty = None if z is None else self._novelty(aligned, positions, z, own.argmax(axis=1))
+        novelty = self._novelty(aligned, *judged, own.argmax(axis=1)) if judged else None
         is_novel = None if fdr is None or novelty is None else is_discovery(novelty, fdr)
         found = None
         if sets and self.calibration_ is not None:

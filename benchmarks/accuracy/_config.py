@@ -50,6 +50,8 @@ class Config:
     """files whose batch column gives the type away"""
     tasks: dict[str, dict[str, Any]]
     methods: dict[str, Method]
+    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """tasks that are also averaged on their own"""
 
 
 def read_config(path: Path = CONFIG) -> Config:
@@ -60,4 +62,8 @@ def read_config(path: Path = CONFIG) -> Config:
         listed = {key: tuple(table.pop(key)) for key in ("packages", "seeds") if key in table}
         methods[name] = Method(name=name, **listed, **table)
     listed = {key: tuple(content.pop(key)) for key in ("seeds", "one_batch")}
-    return Config(methods=methods, **listed, **content)
+    groups = {name: tuple(tasks) for name, tasks in content.pop("groups", {}).items()}
+    unknown = {task for tasks in groups.values() for task in tasks} - set(content["tasks"])
+    if unknown:
+        raise ValueError(f"{path.name}: groups name tasks that there are not: {', '.join(sorted(unknown))}.")
+    return Config(methods=methods, groups=groups, **listed, **content)

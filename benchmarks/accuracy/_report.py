@@ -13,6 +13,7 @@ from scipy.stats import ttest_1samp
 
 from benchmarks._data import markdown_table
 from benchmarks.accuracy._config import Config
+from benchmarks.accuracy._scores import macro_f1, unpack
 
 RARE = 20  # fewer labeled reference cells than this
 _NOISE = 0.01
@@ -55,6 +56,8 @@ def write_report(
             "## Summary\n\n" + about + ("" if summary.empty else "\n\n" + _format(summary)),
             "![macro-F1 by method](accuracy.png)",
             "## Paired differences\n\n" + paired(done, table, config.ours),
+            *(["## By group of tasks\n\n" + by_group(done, table, config)] if config.groups else []),
+            f"## {config.ours} against {config.baseline}, task by task\n\n" + against_baseline(done, config),
             "## Macro-F1\n\n" + _by_task(done, table, list(summary.index)),
         ]
     failed = rows[rows["status"] != "ok"]
@@ -167,6 +170,74 @@ def paired(done: pd.DataFrame, table: pd.DataFrame, ours: str) -> str:
         f"{ours} minus each method, macro-F1, over the tasks that both have finished; intervals by Student's t over tasks.\n\n"
         + markdown_table(header, lines)
     )
+
+
+def by_group(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> str:
+    """-> means of every method over the tasks of a group that it and ``ours`` have finished."""
+    measures = done.groupby(["name", "task"])[["accuracy", "ece"]].mean()
+    lines = []
+    for group, tasks in config.groups.items():
+        part = table.reindex([task for task in tasks if task in table.index])
+        if config.ours not in part or part[config.ours].isna().all():
+            continue
+        for name in part.columns:
+            both = part[list(dict.fromkeys([config.ours, name]))].dropna()
+            if both.empty:
+                continue
+            found = measures.loc[name].loc[both.index].mean()
+            ours = measures.loc[config.ours].loc[both.index].mean()
+            difference = both[config.ours] - both[name]
+            interval = "–"
+            if len(difference) > 1 and difference.std() > 0:
+                low, high = ttest_1samp(difference, 0.0).confidence_interval(0.95)
+                interval = f"{low:+.3f} to {high:+.3f}"
+            values = [both[name].mean(), found["accuracy"], found["ece"], ours["ece"]]
+            numbers = ["–" if pd.isna(value) else f"{value:.3f}" for value in values]
+            lines.append([group, name, str(len(both)), *numbers, f"{difference.mean():+.3f}", interval])
+    header = ["tasks", "method", "finished", "macro-F1", "accuracy", "ECE", f"ECE of {config.ours} there"]
+    return (
+        f"Difference: {config.ours} minus the method, macro-F1, with a 95 % interval by Student's t over tasks.\n\n"
+        + markdown_table([*header, "difference", "interval"], lines)
+    )
+
+
+def against_baseline(done: pd.DataFrame, config: Config, n_resamples: int = 1000) -> str:
+    """-> differences of macro-F1 with intervals by resampling the query's cells, the same for both methods."""
+    if "calls" not in done:
+        return "No calls of single cells were stored."
+    done = done[done["calls"].notna()]
+    lines, n_worse, n_better = [], 0, 0
+    for task, rows in done.groupby("task", sort=False):
+        theirs, ours = (rows[rows["name"] == name] for name in (config.baseline, config.ours))
+        if theirs.empty or ours.empty:
+            continue
+        (baseline, *_), runs = map(unpack, theirs["calls"]), list(map(unpack, ours["calls"]))
+        n_types = len(theirs["per_type"].iloc[0])
+        if any(not np.array_equal(run[0], baseline[0]) for run in runs):
+            continue  # other cells
+        smallest = int(np.bincount(baseline[0]).min())
+        rng = np.random.default_rng(0)
+
+        def difference(cells: np.ndarray, runs=runs, baseline=baseline, n_types=n_types) -> float:
+            return float(np.mean([macro_f1(run[:, cells], n_types) for run in runs])) - macro_f1(
+                baseline[:, cells], n_types
+            )
+
+        n_cells = baseline.shape[1]
+        found = difference(np.arange(n_cells))
+        low, high = np.quantile(
+            [difference(rng.integers(n_cells, size=n_cells)) for _ in range(n_resamples)], [0.025, 0.975]
+        )
+        verdict = "worse" if high < 0 else "better" if low > 0 else ""
+        n_worse, n_better = n_worse + (verdict == "worse"), n_better + (verdict == "better")
+        lines.append([str(task), str(n_cells), str(smallest), f"{found:+.3f}", f"{low:+.3f} to {high:+.3f}", verdict])
+    about = (
+        f"{config.ours} (mean over seeds) minus {config.baseline}, macro-F1; 95 % intervals over {n_resamples} draws of the "
+        f"query's cells with replacement. A task is called better or worse where the interval leaves out zero: {n_better} and "
+        f"{n_worse} of {len(lines)}."
+    )
+    header = ["task", "query cells", "of the rarest type", "difference", "95 % interval", ""]
+    return about + "\n\n" + markdown_table(header, lines)
 
 
 def plot(table: pd.DataFrame, order: Sequence[str], path: Path) -> None:

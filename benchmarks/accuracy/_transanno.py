@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import anndata as ad
+import pandas as pd
 import scvi
 from anndata import AnnData
 
 import transanno
-from benchmarks._data import BATCH, LABEL
+from benchmarks._data import BATCH, LABEL, data_folder
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
 
 _TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -44,17 +45,18 @@ def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> 
 
 
 def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train: Any) -> Fitted:
-    """Pretrained on the ``cells`` of the reference, or of both sides, then all of it part of the prediction."""
+    """Pretrained on the ``cells`` of the reference, or of both sides, then all of it part of the prediction; or of a file."""
 
     def start(both: AnnData) -> transanno.TransAnno:
         first = transanno.tl.pretrain(both, genes=_genes(reference), seed=seed, **_TRAIN)
         return _fit(reference, seed, train, pretrained=first)
 
-    if cells == "reference":
+    if cells.endswith(".h5ad"):
+        model = start(_foreign(cells, reference.var_names))
+    elif cells == "reference":
         model = start(reference)
-        return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
     if cells != "both":
-        raise ValueError(f"cells = {cells!r}. Allowed: 'reference', 'both'.")
+        return {"": _predict(model, refine=True)}
 
     def predict(query: AnnData) -> Prediction:
         both = ad.concat([reference, query], index_unique="-", keys=["reference", "query"])
@@ -71,6 +73,17 @@ def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **
     model = transanno.TransAnno(adata, encoder=encoder)
     model.train(**train, **_TRAIN)
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
+
+
+def _foreign(file: str, genes: pd.Index) -> AnnData:
+    """-> unlabeled cells of another study; a mouse gene stands for the human one of its upper-cased name, where that is asked for."""
+    adata = ad.read_h5ad(data_folder() / file)
+    adata = AnnData(adata.X, obs=adata.obs[[]], var=pd.DataFrame(index=adata.var_names))
+    upper = adata.var_names.str.upper()
+    if upper.isin(genes).sum() > adata.var_names.isin(genes).sum():
+        adata = adata[:, ~upper.duplicated()].copy()
+        adata.var_names = adata.var_names.str.upper()
+    return adata
 
 
 def _genes(reference: AnnData) -> list[str]:

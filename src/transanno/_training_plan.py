@@ -36,7 +36,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
     optimizer
         ``"AdamW"``, or ``"Adam"``, whose weight decay is part of the gradient.
     lr
-        Peak learning rate.
+        Peak learning rate. Default: 0.003 with slots, 0.001 with the Performer.
     gene_lr
         Peak learning rate of the encoder's gene embeddings, as a share of ``lr``. They start at principal axes of the
         reference, and steps of full size overfit the noisy genes (docs/decisions/0008). Default: 0.1 in fine-tuning
@@ -83,7 +83,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         module: BaseModuleClass,
         *,
         optimizer: Literal["AdamW", "Adam"] = "AdamW",
-        lr: float = 1e-3,
+        lr: float | None = None,
         gene_lr: float | None = None,
         lr_schedule: Literal["cosine", "warm_restarts"] = "cosine",
         lr_min: float = 0.0,
@@ -102,6 +102,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         check_choice("optimizer", optimizer, ("AdamW", "Adam"))
         check_choice("lr_schedule", lr_schedule, ("cosine", "warm_restarts"))
         check_choice("masking", masking, ("uniform", "expressed"))
+        lr = module.encoder.lr if lr is None else lr
         check_interval("lr", lr, 0.0)
         if gene_lr is not None:
             check_interval("gene_lr", gene_lr, 0.0, 1.0)

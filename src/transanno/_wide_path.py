@@ -9,10 +9,11 @@ import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from transanno._constants import WIDE_SUM
 from transanno._log_normalize import log_normalize
 
-WIDE_SHARE = 0.75
-"""Weight of the wide path in the logits, the same for all data (docs/decisions/0008)."""
+WIDE_SHARE = 0.65
+"""Weight of the wide path in the logits, the same for all data (docs/decisions/0008, 0010)."""
 
 # Labeled cells that take part; of more, every type keeps as many as there is room for.
 MAX_CELLS = 20_000
@@ -24,8 +25,9 @@ def fit_wide_path(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Counts ``(n_obs, n_vars)``, label codes ``(n_obs,)`` -> weight ``(n_labels, n_vars)``, intercept ``(n_labels,)``.
 
-    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and get no weight. Every type has the same
-    total weight: one with few cells would otherwise never be predicted. None if there are fewer than two types.
+    The weights are for log1p of counts per 200. Columns where ``is_other (n_vars,)`` is True are part of a cell's total and
+    get no weight of their own. Every type has the same total weight: one with few cells would otherwise never be
+    predicted. None if there are fewer than two types.
     """
     types, positions, n_per_type = np.unique(codes, return_inverse=True, return_counts=True)
     if len(types) < 2:
@@ -34,7 +36,7 @@ def fit_wide_path(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
         weights = len(codes) / (len(types) * n_per_type[positions])
-        regression.fit(log_normalize(counts, is_other), codes, sample_weight=weights)
+        regression.fit(log_normalize(counts, is_other, target_sum=WIDE_SUM), codes, sample_weight=weights)
     weight, intercept = regression.coef_, regression.intercept_
     if len(types) == 2:  # scikit-learn gives one row, the log-odds of the second
         weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2

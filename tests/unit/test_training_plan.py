@@ -195,7 +195,7 @@ class TestArguments:
         ("name", "value", "interval"),
         [
             ("lr", -1e-3, r"\[0, inf\)"),
-            ("lr_min", 0.1, r"\[0, 0.001\]"),
+            ("lr_min", 0.1, r"\[0, 0.003\]"),
             ("weight_decay", -0.1, r"\[0, inf\)"),
             ("warmup_fraction", 1.5, r"\[0, 1\]"),
             ("masked_fraction", 1.0, r"\[0, 1\)"),

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from transanno import _wide_path
-from transanno._log_normalize import log_normalize
+from transanno import _log_normalize, _wide_path
+from transanno._constants import WIDE_SUM
 from transanno._wide_path import choose_cells
 
 
@@ -31,6 +31,10 @@ def cells_of_types(rng: np.random.Generator, n_per_type: list[int]) -> tuple[sp.
 def fit_wide_path(counts: sp.csr_matrix, codes: np.ndarray, n_labels: int, is_other=None):
     is_other = np.zeros(counts.shape[1], dtype=bool) if is_other is None else is_other
     return _wide_path.fit_wide_path(counts, codes, is_other, n_labels)
+
+
+def log_normalize(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> sp.csr_matrix:
+    return _log_normalize.log_normalize(counts, is_other, target_sum=WIDE_SUM)
 
 
 class TestFit:
@@ -78,7 +82,7 @@ class TestFit:
         weight, intercept = fit_wide_path(both, codes, 3, is_other)
         assert (weight[:, -1] == 0).all()
         expression = log_normalize(both, is_other)
-        by_hand = np.log1p(counts.toarray() * 1e4 / both.sum(axis=1).A1[:, None])
+        by_hand = np.log1p(counts.toarray() * 200 / both.sum(axis=1).A1[:, None])
         np.testing.assert_allclose(expression.toarray(), by_hand, rtol=1e-5)
         plain = LogisticRegression(C=1.0, max_iter=1000).fit(by_hand, codes)
         found = softmax(expression @ weight[:, :-1].T + intercept, axis=1)

@@ -35,8 +35,9 @@ logger = logging.getLogger(__name__)
 _N_INITIALIZATION = 5000
 # Cells that a training run visits at least, small references many times over, and its bounds in epochs. Labels of few
 # cells are soon learned by heart (docs/decisions/0008); hidden genes are not.
-_N_VISITS, _MIN_EPOCHS = 90_000, 5
-MAX_EPOCHS, MAX_PRETRAINING_EPOCHS = 40, 120
+_MIN_EPOCHS = 5
+N_VISITS, MAX_EPOCHS = 30_000, 20
+N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS = 90_000, 120
 
 
 class TransAnnoBase(SavingMixin):
@@ -338,9 +339,9 @@ def describe(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
 
 
-def default_max_epochs(n_obs: int, most: int) -> int:
+def default_max_epochs(n_obs: int, n_visits: int, most: int) -> int:
     """Number of cells -> epochs, so that small references are visited as often as it takes."""
-    return int(np.clip(round(_N_VISITS / max(n_obs, 1)), _MIN_EPOCHS, most))
+    return int(np.clip(round(n_visits / max(n_obs, 1)), _MIN_EPOCHS, most))
 
 
 def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:

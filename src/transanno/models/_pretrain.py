@@ -21,7 +21,13 @@ from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._data_splitter import SplitOnce, ignored_size_warnings
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._seed import seeded
-from transanno.models._base import MAX_PRETRAINING_EPOCHS, TransAnnoBase, default_max_epochs, plan_arguments
+from transanno.models._base import (
+    MAX_PRETRAINING_EPOCHS,
+    N_PRETRAINING_VISITS,
+    TransAnnoBase,
+    default_max_epochs,
+    plan_arguments,
+)
 from transanno.models._checkpoint import model_without_data, read_genes
 from transanno.models._minibatches import as_positions
 from transanno.presets import PAPER
@@ -47,11 +53,11 @@ class TransAnnoPretrain(TransAnnoBase):
         ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
         (``batch_size``).
     n_hidden
-        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
+        Width of a token. Default: 48 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
+        Width of the cell state. Default: 48 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots, only with slots. Default: 6.
+        Number of slots, only with slots. Default: 4.
     n_layers
         Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
     n_heads
@@ -175,7 +181,8 @@ class TransAnnoPretrain(TransAnnoBase):
             self._initialize_module(splitter, genes=True)
         plan = self._run_training(
             splitter,
-            max_epochs=max_epochs or default_max_epochs(self.summary_stats.n_cells, MAX_PRETRAINING_EPOCHS),
+            max_epochs=max_epochs
+            or default_max_epochs(self.summary_stats.n_cells, N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS),
             plan_kwargs=plan_arguments(plan_config, plan_kwargs, reconstruction_weight=1.0),
             trainer_kwargs=trainer_kwargs,
             accelerator=accelerator,

@@ -19,7 +19,7 @@ from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
-from transanno.models._base import MAX_EPOCHS, default_max_epochs, plan_arguments
+from transanno.models._base import MAX_EPOCHS, N_VISITS, default_max_epochs, plan_arguments
 from transanno.models._evidence import EvidenceMixin
 from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
@@ -52,15 +52,15 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         slots. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
         Performer.
     n_hidden
-        Width of a token. Default: 64 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
+        Width of a token. Default: 48 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 64 with slots; in the Performer it is ``n_hidden``.
+        Width of the cell state. Default: 48 with slots; in the Performer it is ``n_hidden``.
     n_slots
-        Number of slots, only with slots. Default: 6.
+        Number of slots, only with slots. Default: 4.
     n_layers
-        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
+        Number of Transformer layers. Default: 1 with slots, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer. Default: 2 with slots, 10 in the Performer.
+        Number of attention heads in a layer. Default: 1 with slots, 10 in the Performer.
     head_dim
         Width of an attention head, only in the Performer. Default: 64.
     n_features
@@ -156,7 +156,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 90,000 cells, between 5 and 40, and a fifth
+            Passes over the cells. Default: as many as it takes to visit 30,000 cells, between 5 and 20, and half
             of that for a query.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
@@ -229,7 +229,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
             )
         plan_defaults: dict[str, Any] = {}
         is_guarded = False
-        epochs = default_max_epochs(n_cells, MAX_EPOCHS)
+        epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS)
         if self.n_reference_batches_ is not None:
             self._freeze_for_query(self.n_reference_batches_)
             if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -242,7 +242,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 return
             is_guarded = not use_labels
             plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": use_labels}
-            epochs = max(epochs // 5, 1)
+            epochs = max(epochs // 2, 1)
         else:
             if datamodule is None:
                 self._warn_if_confounded()

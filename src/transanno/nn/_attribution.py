@@ -65,6 +65,7 @@ def attribute(
     difference = end.expression - start.expression
     contribution = encoder.share_among_genes(gradient, end.reading - start.reading, difference)
     if classifier.gene_weights is not None:
-        contribution = contribution + contrast @ classifier.gene_weights * difference
+        direct = classifier.read_directly(end.expression) - classifier.read_directly(start.expression)
+        contribution = contribution + contrast @ classifier.gene_weights * direct
     # An average of many equal readings differs from them in the last digit.
     return contribution.masked_fill(is_masked, 0.0)

@@ -38,7 +38,8 @@ class SlotEncoder(nn.Module):
     has_gene_tokens = False
     # Whether expression may be a sparse CSR tensor.
     reads_sparse = True
-    # Learning rate of the gene embeddings in fine-tuning, as a share of the others': they start from the data.
+    # Peak learning rate, and that of the gene embeddings in fine-tuning as a share of it: they start from the data.
+    lr = 3e-3
     fine_tuning_gene_lr = 0.1
     # Inference keeps no activations, and small minibatches are slow.
     inference_batch_size = 1024
@@ -49,11 +50,11 @@ class SlotEncoder(nn.Module):
         self,
         *,
         n_vars: int,
-        n_hidden: int = 64,
-        n_latent: int = 64,
-        n_slots: int = 6,
-        n_layers: int = 2,
-        n_heads: int = 2,
+        n_hidden: int = 48,
+        n_latent: int = 48,
+        n_slots: int = 4,
+        n_layers: int = 1,
+        n_heads: int = 1,
     ) -> None:
         super().__init__()
         if n_hidden % n_heads:

@@ -89,6 +89,16 @@ def sparse_rows(rows: Tensor, genes: Tensor, values: Tensor, *, n_vars: int) -> 
         return torch.sparse_csr_tensor(rows, genes, values, size=(len(rows) - 1, n_vars), check_invariants=False)
 
 
+def rescale_expression(expression: Tensor, target_sum: float) -> Tensor:
+    """log1p of counts per 10,000 ``(n_obs, n_vars)``, dense or sparse CSR -> log1p of counts per ``target_sum``."""
+    if expression.layout != torch.strided:
+        values = rescale_expression(expression.values(), target_sum)
+        return sparse_rows(
+            expression.crow_indices(), expression.col_indices(), values, n_vars=expression.shape[1]
+        )
+    return (expression.expm1() * (target_sum / TARGET_SUM)).log1p()
+
+
 def sum_over_genes(expression: Tensor, table: Tensor) -> Tensor:
     """expression ``(n_obs, n_vars)``, dense or sparse CSR, table ``(n_vars, width)`` -> their product.
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS
+from transanno._constants import N_BINS, WIDE_SUM
 from transanno.nn._encoder import EncoderOutput
-from transanno.nn._expression import sum_over_genes
+from transanno.nn._expression import rescale_expression, sum_over_genes
 
 # Widths of the perceptron in TransAnno-Net's classifier.
 _CONV_HEAD_WIDTHS = (512, 128)
@@ -20,7 +20,9 @@ class CellTypeHead(nn.Module):
     Two paths :cite:p:`cheng2016wide`. The deep one is linear in the cell state and learns by gradient descent with
     the encoder. The wide one is a regularized logistic regression on the deviation of every gene from its mean over
     the reference, whose weights :meth:`set_wide` takes from a convex solver: per-weight step sizes as Adam's spread
-    weight over thousands of noisy genes. Each learns on its own, and predictions are their product of experts:
+    weight over thousands of noisy genes. It reads log1p of counts per 200, which is nearly linear in low counts: abundant
+    genes speak louder than to the encoder, and the noise of the others less (docs/decisions/0010). Each learns on its own,
+    and predictions are their product of experts:
 
     .. math::
 
@@ -55,17 +57,22 @@ class CellTypeHead(nn.Module):
         if self.training or self.wide_share == 0:
             return deep
         # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
-        observed = sum_over_genes(expression, self.wide_weight.T)
-        expected = F.linear(self.mean_expression.masked_fill(is_masked, 0.0), self.wide_weight)
+        observed = sum_over_genes(self.read_directly(expression), self.wide_weight.T)
+        expected = F.linear(self.read_directly(self.mean_expression).masked_fill(is_masked, 0.0), self.wide_weight)
         return torch.lerp(deep, observed - expected + self.wide_bias, self.wide_share)
 
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""
         return (1.0 - self.wide_share) * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
 
+    @staticmethod
+    def read_directly(expression: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)`` -> the same as the wide path takes it in."""
+        return rescale_expression(expression, WIDE_SUM)
+
     @property
     def gene_weights(self) -> Tensor | None:
-        """``(n_labels, n_vars)``, by which the rest of a prediction's logits is linear in expression."""
+        """``(n_labels, n_vars)``, by which the rest of a prediction's logits is linear in what :meth:`read_directly` gives."""
         return self.wide_share * self.wide_weight
 
     def initialize(self, mean_expression: Tensor) -> None:
@@ -74,9 +81,9 @@ class CellTypeHead(nn.Module):
 
     @torch.no_grad()
     def set_wide(self, weight: Tensor, intercept: Tensor, *, share: float) -> None:
-        """Take the logistic regression ``weight (n_labels, n_vars)``, ``intercept (n_labels,)`` on log-expression."""
+        """Take the logistic regression ``weight (n_labels, n_vars)``, ``intercept (n_labels,)`` on log1p of counts per 200."""
         self.wide_weight.copy_(weight)
-        self.wide_bias.copy_(intercept + weight @ self.mean_expression.to(weight))
+        self.wide_bias.copy_(intercept + weight @ self.read_directly(self.mean_expression).to(weight))
         self.wide_share.fill_(share)
 
 
@@ -113,6 +120,11 @@ class ConvHead(nn.Module):
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
+
+    @staticmethod
+    def read_directly(expression: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)`` -> itself; nothing reads it."""
+        return expression
 
     @property
     def gene_weights(self) -> Tensor | None:

@@ -114,7 +114,9 @@ class PerformerEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(n_hidden)
 
-    fine_tuning_gene_lr = 1.0  # see SlotEncoder; here they start at random
+    # See SlotEncoder; here gene embeddings start at random.
+    lr = 1e-3
+    fine_tuning_gene_lr = 1.0
 
     @property
     def inference_batch_size(self) -> int:

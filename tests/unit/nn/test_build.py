@@ -15,7 +15,7 @@ from transanno.nn import (
     encoder_arguments,
 )
 
-SLOTS = {"n_hidden": 64, "n_latent": 64, "n_slots": 6, "n_layers": 2, "n_heads": 2}
+SLOTS = {"n_hidden": 48, "n_latent": 48, "n_slots": 4, "n_layers": 1, "n_heads": 1}
 PERFORMER = {"n_hidden": 200, "n_layers": 6, "n_heads": 10, "head_dim": 64, "n_features": None}
 NOTHING = dict.fromkeys([*SLOTS, *PERFORMER])
 

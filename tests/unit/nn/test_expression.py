@@ -10,6 +10,7 @@ import torch
 from transanno.nn import (
     bin_expression,
     normalize_counts,
+    rescale_expression,
     sample_expressed_mask,
     sample_gene_mask,
     sparse_rows,
@@ -109,6 +110,23 @@ class TestNormalizeCounts:
         result = normalize_counts(counts, is_masked)
         assert (result[[0, 2]] == 0).all()
         assert result[1].exp().sub(1).sum().item() == pytest.approx(1e4, rel=1e-5)
+
+
+class TestRescaleExpression:
+    def test_is_the_expression_of_another_total(self):
+        counts = make_counts()
+        no_gene = torch.zeros(1, counts.shape[1], dtype=torch.bool)
+        found = rescale_expression(normalize_counts(counts, no_gene), 200.0)
+        expected = np.log1p(counts.numpy() * 200.0 / counts.numpy().sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+    def test_sparse_equals_dense(self):
+        expression = make_counts().log1p()
+        stored = sp.csr_matrix(expression.numpy())
+        parts = map(torch.from_numpy, (stored.indptr, stored.indices, stored.data))
+        sparse = rescale_expression(sparse_rows(*parts, n_vars=stored.shape[1]), 7.0)
+        assert sparse.layout == torch.sparse_csr
+        torch.testing.assert_close(sparse.to_dense(), rescale_expression(expression, 7.0))
 
 
 class TestBinExpression:

@@ -11,6 +11,11 @@ N_OBS, N_VARS, N_LATENT, N_LABELS, N_HIDDEN, N_BINS, N_TOKENS = 5, 13, 11, 3, 7,
 SIZES = {"n_vars": N_VARS, "n_tokens": N_TOKENS, "n_hidden": N_HIDDEN, "n_latent": N_LATENT, "n_labels": N_LABELS}
 
 
+def per_200(expression: torch.Tensor) -> torch.Tensor:
+    """log1p of counts per 10,000 -> log1p of counts per 200."""
+    return torch.log1p((torch.exp(expression) - 1) / 50)
+
+
 @pytest.fixture
 def encoded() -> EncoderOutput:
     tokens = torch.randn(N_OBS, N_TOKENS, N_HIDDEN, dtype=torch.float64)
@@ -47,7 +52,7 @@ class TestCellTypeHead:
             for label in range(N_LABELS):
                 for g in range(N_VARS):
                     if not is_masked[n % n_rows, g]:
-                        deviation = expression[n, g] - wide_head.mean_expression[g]
+                        deviation = per_200(expression[n, g]) - per_200(wide_head.mean_expression[g])
                         expected[n, label] += 0.7 * wide_head.wide_weight[label, g] * deviation
         torch.testing.assert_close(wide_head(encoded, expression, is_masked).detach(), expected)
 
@@ -55,7 +60,7 @@ class TestCellTypeHead:
         weight, intercept = torch.randn(N_LABELS, N_VARS).double(), torch.randn(N_LABELS).double()
         head.set_wide(weight, intercept, share=1.0)
         found = head(encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool))
-        torch.testing.assert_close(found, expression @ weight.T + intercept)
+        torch.testing.assert_close(found, per_200(expression) @ weight.T + intercept)
 
     def test_deep_path_learns_alone(self, wide_head, encoded, expression):
         wide_head.dropout.p = 0.0

@@ -91,7 +91,7 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
             weights = head.wide_weight.cpu().numpy()[:, model._is_gene]
             # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
             # the spread, which a model without data does not know.
-            spread = np.sqrt(head.mean_expression.cpu().numpy()[model._is_gene])
+            spread = head.read_directly(head.mean_expression).sqrt().cpu().numpy()[model._is_gene]
             deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
     return Known("model", model.genes, deciding, counts)
 

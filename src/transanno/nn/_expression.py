@@ -89,7 +89,7 @@ def sparse_rows(rows: Tensor, genes: Tensor, values: Tensor, *, n_vars: int) -> 
         return torch.sparse_csr_tensor(rows, genes, values, size=(len(rows) - 1, n_vars), check_invariants=False)
 
 
-def rescale_expression(expression: Tensor, target_sum: float) -> Tensor:
+def rescale_expression(expression: Tensor, target_sum: float | Tensor) -> Tensor:
     """log1p of counts per 10,000 ``(n_obs, n_vars)``, dense or sparse CSR -> log1p of counts per ``target_sum``."""
     if expression.layout != torch.strided:
         values = rescale_expression(expression.values(), target_sum)

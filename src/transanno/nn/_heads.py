@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS, WIDE_SUM
+from transanno._constants import N_BINS, TARGET_SUM, WIDE_SUM
 from transanno.nn._encoder import EncoderOutput
 from transanno.nn._expression import rescale_expression, sum_over_genes
 
@@ -36,6 +38,7 @@ class CellTypeHead(nn.Module):
     wide_weight: Tensor
     wide_bias: Tensor
     wide_share: Tensor
+    wide_sum: Tensor
 
     def __init__(
         self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
@@ -47,6 +50,12 @@ class CellTypeHead(nn.Module):
         self.register_buffer("wide_weight", torch.zeros(n_labels, n_vars))
         self.register_buffer("wide_bias", torch.zeros(n_labels))
         self.register_buffer("wide_share", torch.zeros(()))
+        self.register_buffer("wide_sum", torch.tensor(WIDE_SUM))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # The wide path of models that were saved before it had a total of its own.
+        state_dict.setdefault(f"{prefix}wide_sum", torch.tensor(TARGET_SUM))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
@@ -65,10 +74,9 @@ class CellTypeHead(nn.Module):
         """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""
         return (1.0 - self.wide_share) * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
 
-    @staticmethod
-    def read_directly(expression: Tensor) -> Tensor:
+    def read_directly(self, expression: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)`` -> the same as the wide path takes it in."""
-        return rescale_expression(expression, WIDE_SUM)
+        return rescale_expression(expression, self.wide_sum)
 
     @property
     def gene_weights(self) -> Tensor | None:
@@ -121,8 +129,7 @@ class ConvHead(nn.Module):
         """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
 
-    @staticmethod
-    def read_directly(expression: Tensor) -> Tensor:
+    def read_directly(self, expression: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)`` -> itself; nothing reads it."""
         return expression
 

@@ -82,10 +82,20 @@ class TestCellTypeHead:
         head.train()
         assert not torch.equal(head(encoded, expression, is_masked), head(encoded, expression, is_masked))
 
-    @pytest.mark.parametrize("name", ["mean_expression", "wide_weight", "wide_bias", "wide_share"])
+    @pytest.mark.parametrize("name", ["mean_expression", "wide_weight", "wide_bias", "wide_share", "wide_sum"])
     def test_wide_path_is_saved_but_not_trained(self, name, head):
         assert name in head.state_dict()
         assert name not in dict(head.named_parameters())
+
+    def test_wide_path_saved_without_a_total_reads_counts_per_10_000(self, wide_head, encoded, expression):
+        state = {name: value for name, value in wide_head.state_dict().items() if name != "wide_sum"}
+        loaded = CellTypeHead(**SIZES, dropout_rate=0.5).double().eval()
+        loaded.load_state_dict(state)
+        deviation = expression - wide_head.mean_expression
+        wide = deviation @ wide_head.wide_weight.T + wide_head.wide_bias
+        expected = 0.3 * wide_head.to_logits(F.gelu(encoded.cell_state)) + 0.7 * wide
+        found = loaded(encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool))
+        torch.testing.assert_close(found, expected)
 
     def test_starts_from_the_mean(self, head):
         head.initialize(torch.arange(13.0))

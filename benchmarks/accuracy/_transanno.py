@@ -52,7 +52,7 @@ def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train
         return _fit(reference, seed, train, pretrained=first)
 
     if cells.endswith(".h5ad"):
-        model = start(_foreign(cells, reference.var_names))
+        model = start(_foreign(cells))
     elif cells == "reference":
         model = start(reference)
     if cells != "both":
@@ -75,15 +75,10 @@ def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
 
 
-def _foreign(file: str, genes: pd.Index) -> AnnData:
-    """-> unlabeled cells of another study; a mouse gene stands for the human one of its upper-cased name, where that is asked for."""
+def _foreign(file: str) -> AnnData:
+    """-> unlabeled cells of another study."""
     adata = ad.read_h5ad(data_folder() / file)
-    adata = AnnData(adata.X, obs=adata.obs[[]], var=pd.DataFrame(index=adata.var_names))
-    upper = adata.var_names.str.upper()
-    if upper.isin(genes).sum() > adata.var_names.isin(genes).sum():
-        adata = adata[:, ~upper.duplicated()].copy()
-        adata.var_names = adata.var_names.str.upper()
-    return adata
+    return AnnData(adata.X, obs=adata.obs[[]], var=pd.DataFrame(index=adata.var_names))
 
 
 def _genes(reference: AnnData) -> list[str]:

@@ -51,9 +51,7 @@ def test_missing_genes_count_as_average():
     silent, average = expression.tolil(), expression.tolil()
     silent[:, :11] = 0.0
     average[:, :11] = space["mean"][:11]
-    np.testing.assert_allclose(
-        _distances(space, z, silent, is_missing), _distances(space, z, average), rtol=1e-4
-    )
+    np.testing.assert_allclose(_distances(space, z, silent, is_missing), _distances(space, z, average), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

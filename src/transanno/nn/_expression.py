@@ -93,9 +93,7 @@ def rescale_expression(expression: Tensor, target_sum: float | Tensor) -> Tensor
     """log1p of counts per 10,000 ``(n_obs, n_vars)``, dense or sparse CSR -> log1p of counts per ``target_sum``."""
     if expression.layout != torch.strided:
         values = rescale_expression(expression.values(), target_sum)
-        return sparse_rows(
-            expression.crow_indices(), expression.col_indices(), values, n_vars=expression.shape[1]
-        )
+        return sparse_rows(expression.crow_indices(), expression.col_indices(), values, n_vars=expression.shape[1])
     return (expression.expm1() * (target_sum / TARGET_SUM)).log1p()
 
 

@@ -80,16 +80,14 @@ class CalibrationMixin(TransAnnoBase):
         # Other cells of the same batches are easier than any query: they may show that the model is too sure of itself, and
         # cannot show that it is not sure enough.
         lowest = 1.0 if what == "cells" else 0.0
-        fitted = fit_temperature(logits.astype(np.float64), truth)
-        temperature = max(fitted, lowest)
+        temperature = max(fit_temperature(logits.astype(np.float64), truth), lowest)
         before = torch.from_numpy(logits).double().softmax(dim=1).numpy()
         after = temper(before, temperature)
-        # Averages of neighbors are less sure of themselves than single cells are, and more often right: that difference
-        # is the averaging's, and is undone in any query.
+        # Averages of neighbors are less sure of themselves than single cells are, and more often right.
         refined = refine_probabilities(before, self._counts(None, held_out), ~self._is_gene)
         self.calibration_ = {
             "temperature": temperature,
-            "temperature_refined": temperature * fit_temperature(np.log(np.maximum(refined, 1e-300)), truth) / fitted,
+            "temperature_refined": max(fit_temperature(np.log(np.maximum(refined, 1e-300)), truth), lowest),
             "n_cells": len(held_out),
             "held_out": what,
             "ece_before": calibration_error(before, truth),

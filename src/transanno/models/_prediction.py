@@ -140,7 +140,7 @@ class PredictionMixin(CalibrationMixin):
             probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
         # After the refinement, so that no label depends on the temperature.
         probabilities = self._temper(probabilities, refined=refine)
-        novelty = self._novelty(aligned, *judged, own.argmax(axis=1)) if judged else None
+        novelty = self._novelty(aligned, judged[0], judged[1], own.argmax(axis=1)) if judged else None
         is_novel = None if fdr is None or novelty is None else is_discovery(novelty, fdr)
         found = None
         if sets and self.calibration_ is not None:

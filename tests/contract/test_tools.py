@@ -32,7 +32,7 @@ class TestAnnotate:
         assert changed(before_query, query) == expected
         assert (query.obs["transanno"] == query.obs["cell_type"]).mean() > 0.9
         assert query.obs["transanno_confidence"].between(0, 1).all()
-        assert query.obsm["X_transanno"].shape == (61, 64)
+        assert query.obsm["X_transanno"].shape == (61, model.module.n_latent)
         np.testing.assert_array_equal(model.get_latent_representation(), query.obsm["X_transanno"])
 
     def test_key_added(self, model, query, snapshot, changed):

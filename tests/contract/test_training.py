@@ -311,7 +311,7 @@ class TestArguments:
         monkeypatch.setattr(TransAnno, "_run_training", run)
         new_model.train(**fast)
         new_model.train(7, **fast)
-        assert seen == [40, 7]
+        assert seen == [20, 7]
 
 
 def test_batches_that_give_the_type_away_are_warned_of(reference, small, fast):

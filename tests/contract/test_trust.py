@@ -14,6 +14,7 @@ import torch
 
 from transanno import TransAnno, tl
 from transanno._cli._parser import make_parser
+from transanno._log_normalize import log_normalize
 from transanno.models._calibration import CalibrationMixin
 from transanno.tl._twin import choose_held_out
 
@@ -54,6 +55,17 @@ def strange(make_adata) -> ad.AnnData:
     new.X = type(known.X)(rng.poisson(rng.gamma(0.1, 90.0, size=new.n_vars), size=new.shape).astype("float32"))
     new.obs["cell_type"] = "new"
     return ad.concat([known, new])
+
+
+def test_components_of_expression_come_from_the_pass_that_gives_logits(calibrated, strange):
+    cells = np.arange(0, strange.n_obs, 3)
+    aligned = calibrated._resolve(strange)[1]
+    logits, z, projected = calibrated._infer_judged(aligned, cells, 7)
+    np.testing.assert_allclose(logits, calibrated._infer("logits", aligned, cells, None), atol=1e-5)
+    np.testing.assert_allclose(z, calibrated.get_latent_representation(strange, cells), atol=1e-5)
+    expression = log_normalize(calibrated._counts(aligned, cells), ~calibrated._is_gene)
+    expected = expression @ calibrated.novelty_space_["components"]
+    np.testing.assert_allclose(projected, expected, atol=1e-3)
 
 
 class TestTemperature:

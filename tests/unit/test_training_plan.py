@@ -31,6 +31,50 @@ def tensors() -> dict[str, torch.Tensor]:
     }
 
 
+class TestLog:
+    @pytest.fixture
+    def logged(self, monkeypatch) -> list:
+        """What reaches Lightning."""
+        calls = []
+        monkeypatch.setattr(
+            "lightning.pytorch.LightningModule.log", lambda self, name, value, **how: calls.append((name, value, how))
+        )
+        return calls
+
+    def test_numbers_of_an_epoch_are_averaged_over_its_cells(self, module, logged):
+        plan = TransAnnoTrainingPlan(module)
+        for _ in range(2):
+            plan._is_in_training_step = True
+            plan.log("train_accuracy", torch.tensor(1.0), batch_size=3, on_epoch=True)
+            plan.log_dict({"train_accuracy": torch.tensor(0.2)}, batch_size=1, on_epoch=True)
+            plan.log("train_loss", torch.tensor(2.0), prog_bar=True)
+            assert not logged
+            plan._is_in_training_step = False
+            plan.on_train_epoch_end()
+            assert [(name, float(value)) for name, value, _ in logged] == [
+                ("train_accuracy", pytest.approx(0.8)),
+                ("train_loss", 2.0),
+            ]
+            assert logged[1][2] == {"prog_bar": True, "on_epoch": True}
+            logged.clear()
+
+    def test_metric_objects_are_handed_over_once(self, module, logged):
+        plan = TransAnnoTrainingPlan(module)
+        plan._is_in_training_step = True
+        for _ in range(3):
+            plan.log("train_f1", plan.validation_f1, batch_size=3)
+        plan._is_in_training_step = False
+        plan.on_train_epoch_end()
+        assert [(name, value) for name, value, _ in logged] == [("train_f1", plan.validation_f1)]
+
+    def test_validation_and_steps_reach_lightning_at_once(self, module, logged):
+        plan = TransAnnoTrainingPlan(module)
+        plan.log("validation_loss", torch.tensor(1.0))
+        plan._is_in_training_step = True
+        plan.log("train_loss_step", torch.tensor(1.0), on_step=True)
+        assert [name for name, _, _ in logged] == ["validation_loss", "train_loss_step"]
+
+
 class TestWarmupCosine:
     def test_values_by_hand(self):
         shares = [_warmup_cosine(step, 4, 12) for step in range(14)]

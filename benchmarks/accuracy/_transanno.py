@@ -21,11 +21,13 @@ def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitt
     model = _fit(reference, seed, train)
 
     def deep(query: AnnData) -> Prediction:
-        share = model.module.classifier.wide_share
-        before = share.clone()
-        share.zero_()
+        head = model.module.classifier
+        before = head.deep_share.clone(), head.wide_share.clone()
+        head.deep_share.fill_(1.0)
+        head.wide_share.zero_()
         prediction = _predict(model, refine=False)(query)
-        share.copy_(before)
+        head.deep_share.copy_(before[0])
+        head.wide_share.copy_(before[1])
         return prediction
 
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}

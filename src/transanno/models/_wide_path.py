@@ -10,7 +10,7 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 
-from transanno._wide_path import MAX_CELLS, WIDE_SHARE, choose_cells, fit_wide_path
+from transanno._wide_path import DEEP_SHARE, MAX_CELLS, WIDE_SHARE, choose_cells, fit_wide_path
 from transanno.models._base import TransAnnoBase
 from transanno.models._minibatches import first_rows
 from transanno.nn import CellTypeHead
@@ -42,4 +42,4 @@ class WidePathMixin(TransAnnoBase):
         fitted = fit_wide_path(counts, codes, ~self._is_gene, self.module.n_classes)
         if fitted is not None:
             weight, intercept = (torch.from_numpy(values).float().to(self.module.device) for values in fitted)
-            head.set_wide(weight, intercept, share=WIDE_SHARE)
+            head.set_wide(weight, intercept, deep_share=DEEP_SHARE, wide_share=WIDE_SHARE)

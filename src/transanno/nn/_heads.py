@@ -28,15 +28,17 @@ class CellTypeHead(nn.Module):
 
     .. math::
 
-        \ell = (1 - w)\,\ell_\text{deep} + w\,\ell_\text{wide}
+        \ell = w_\text{deep}\,\ell_\text{deep} + w_\text{wide}\,\ell_\text{wide}
 
-    In training mode the deep path stands alone, as must one of an ensemble; w is 0 until there is a wide path. A masked
-    gene deviates by zero: it counts as average, not as silent.
+    The shares need not sum to one: what two experts agree on is more certain than either of them is. In training mode the
+    deep path stands alone, as must one of an ensemble, and so it does until there is a wide path. A masked gene deviates by
+    zero: it counts as average, not as silent.
     """
 
     mean_expression: Tensor
     wide_weight: Tensor
     wide_bias: Tensor
+    deep_share: Tensor
     wide_share: Tensor
     wide_sum: Tensor
 
@@ -49,12 +51,15 @@ class CellTypeHead(nn.Module):
         self.register_buffer("mean_expression", torch.zeros(n_vars))
         self.register_buffer("wide_weight", torch.zeros(n_labels, n_vars))
         self.register_buffer("wide_bias", torch.zeros(n_labels))
+        self.register_buffer("deep_share", torch.ones(()))
         self.register_buffer("wide_share", torch.zeros(()))
         self.register_buffer("wide_sum", torch.tensor(WIDE_SUM))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # The wide path of models that were saved before it had a total of its own.
+        # Models that were saved before the wide path had a total of its own, and when shares summed to one.
         state_dict.setdefault(f"{prefix}wide_sum", torch.tensor(TARGET_SUM))
+        if f"{prefix}wide_share" in state_dict:
+            state_dict.setdefault(f"{prefix}deep_share", 1.0 - state_dict[f"{prefix}wide_share"])
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
@@ -68,11 +73,11 @@ class CellTypeHead(nn.Module):
         # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
         observed = sum_over_genes(self.read_directly(expression), self.wide_weight.T)
         expected = F.linear(self.read_directly(self.mean_expression).masked_fill(is_masked, 0.0), self.wide_weight)
-        return torch.lerp(deep, observed - expected + self.wide_bias, self.wide_share)
+        return self.deep_share * deep + self.wide_share * (observed - expected + self.wide_bias)
 
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""
-        return (1.0 - self.wide_share) * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
+        return self.deep_share * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
 
     def read_directly(self, expression: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)`` -> the same as the wide path takes it in."""
@@ -88,11 +93,12 @@ class CellTypeHead(nn.Module):
         self.mean_expression.copy_(mean_expression)
 
     @torch.no_grad()
-    def set_wide(self, weight: Tensor, intercept: Tensor, *, share: float) -> None:
+    def set_wide(self, weight: Tensor, intercept: Tensor, *, deep_share: float, wide_share: float) -> None:
         """Take the logistic regression ``weight (n_labels, n_vars)``, ``intercept (n_labels,)`` on log1p of counts per 200."""
         self.wide_weight.copy_(weight)
         self.wide_bias.copy_(intercept + weight @ self.read_directly(self.mean_expression).to(weight))
-        self.wide_share.fill_(share)
+        self.deep_share.fill_(deep_share)
+        self.wide_share.fill_(wide_share)
 
 
 class ConvHead(nn.Module):

@@ -36,7 +36,7 @@ class TestCellTypeHead:
     @pytest.fixture
     def wide_head(self, head) -> CellTypeHead:
         weight, intercept = torch.randn(N_LABELS, N_VARS), torch.randn(N_LABELS)
-        head.set_wide(weight.double(), intercept.double(), share=0.7)
+        head.set_wide(weight.double(), intercept.double(), deep_share=0.4, wide_share=0.7)
         return head
 
     def test_deep_path_alone_until_there_is_a_wide_one(self, head, encoded, expression):
@@ -47,7 +47,7 @@ class TestCellTypeHead:
     def test_equals_loops(self, n_rows, wide_head, encoded, expression):
         is_masked = torch.rand(n_rows, N_VARS) < 0.4
         expression = expression.masked_fill(is_masked, 0.0)
-        expected = 0.3 * wide_head.to_logits(F.gelu(encoded.cell_state)).detach() + 0.7 * wide_head.wide_bias
+        expected = 0.4 * wide_head.to_logits(F.gelu(encoded.cell_state)).detach() + 0.7 * wide_head.wide_bias
         for n in range(N_OBS):
             for label in range(N_LABELS):
                 for g in range(N_VARS):
@@ -58,7 +58,7 @@ class TestCellTypeHead:
 
     def test_wide_path_is_the_regression_it_was_given(self, head, encoded, expression):
         weight, intercept = torch.randn(N_LABELS, N_VARS).double(), torch.randn(N_LABELS).double()
-        head.set_wide(weight, intercept, share=1.0)
+        head.set_wide(weight, intercept, deep_share=0.0, wide_share=1.0)
         found = head(encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool))
         torch.testing.assert_close(found, per_200(expression) @ weight.T + intercept)
 
@@ -82,13 +82,16 @@ class TestCellTypeHead:
         head.train()
         assert not torch.equal(head(encoded, expression, is_masked), head(encoded, expression, is_masked))
 
-    @pytest.mark.parametrize("name", ["mean_expression", "wide_weight", "wide_bias", "wide_share", "wide_sum"])
+    @pytest.mark.parametrize(
+        "name", ["mean_expression", "wide_weight", "wide_bias", "deep_share", "wide_share", "wide_sum"]
+    )
     def test_wide_path_is_saved_but_not_trained(self, name, head):
         assert name in head.state_dict()
         assert name not in dict(head.named_parameters())
 
-    def test_wide_path_saved_without_a_total_reads_counts_per_10_000(self, wide_head, encoded, expression):
-        state = {name: value for name, value in wide_head.state_dict().items() if name != "wide_sum"}
+    def test_head_of_an_older_model_reads_counts_per_10_000_in_shares_of_one(self, wide_head, encoded, expression):
+        state = wide_head.state_dict()
+        del state["wide_sum"], state["deep_share"]
         loaded = CellTypeHead(**SIZES, dropout_rate=0.5).double().eval()
         loaded.load_state_dict(state)
         deviation = expression - wide_head.mean_expression

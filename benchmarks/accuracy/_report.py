@@ -158,18 +158,22 @@ def paired(done: pd.DataFrame, table: pd.DataFrame, ours: str) -> str:
     for name in table.columns.drop(ours):
         both = table[[ours, name]].dropna()
         difference = both[ours] - both[name]
-        interval = "–"
-        if len(difference) > 1 and difference.std() > 0:
-            low, high = ttest_1samp(difference, 0.0).confidence_interval(0.95)
-            interval = f"{low:+.3f} to {high:+.3f}"
         means = [f"{mean:.3f}" for mean in both.mean()]
         ratio = seconds[name][both.index].sum() / seconds[ours][both.index].sum() if len(both) else np.nan
-        lines.append([name, str(len(both)), *means, f"{difference.mean():+.3f}", interval, f"{ratio:.1f}"])
+        lines.append([name, str(len(both)), *means, f"{difference.mean():+.3f}", _interval(difference), f"{ratio:.1f}"])
     header = ["method", "tasks", ours, "method's mean", "difference", "95 % interval", "its seconds / ours"]
     return (
         f"{ours} minus each method, macro-F1, over the tasks that both have finished; intervals by Student's t over tasks.\n\n"
         + markdown_table(header, lines)
     )
+
+
+def _interval(difference: pd.Series) -> str:
+    """Differences by task -> 95 % interval of their mean, by Student's t."""
+    if len(difference) < 2 or difference.std() == 0:
+        return "–"
+    low, high = ttest_1samp(difference, 0.0).confidence_interval(0.95)
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def by_group(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> str:
@@ -187,13 +191,9 @@ def by_group(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> str:
             found = measures.loc[name].loc[both.index].mean()
             ours = measures.loc[config.ours].loc[both.index].mean()
             difference = both[config.ours] - both[name]
-            interval = "–"
-            if len(difference) > 1 and difference.std() > 0:
-                low, high = ttest_1samp(difference, 0.0).confidence_interval(0.95)
-                interval = f"{low:+.3f} to {high:+.3f}"
             values = [both[name].mean(), found["accuracy"], found["ece"], ours["ece"]]
             numbers = ["–" if pd.isna(value) else f"{value:.3f}" for value in values]
-            lines.append([group, name, str(len(both)), *numbers, f"{difference.mean():+.3f}", interval])
+            lines.append([group, name, str(len(both)), *numbers, f"{difference.mean():+.3f}", _interval(difference)])
     header = ["tasks", "method", "finished", "macro-F1", "accuracy", "ECE", f"ECE of {config.ours} there"]
     return (
         f"Difference: {config.ours} minus the method, macro-F1, with a 95 % interval by Student's t over tasks.\n\n"

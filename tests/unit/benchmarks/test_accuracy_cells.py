@@ -10,7 +10,7 @@ import pytest
 from benchmarks.accuracy import _cells
 from benchmarks.accuracy._cells import Cell, append_rows, is_done, key_of, read_rows, run_cell
 from benchmarks.accuracy._config import Method
-from benchmarks.accuracy._scores import score
+from benchmarks.accuracy._scores import macro_f1, score, unpack
 from benchmarks.accuracy._tasks import make_task
 
 DEFINITION = {"pair": "P", "labels_per_type": 7}
@@ -39,6 +39,12 @@ class TestScore:
         assert found["accuracy"] == pytest.approx(3 / 5)
         assert (found["n_scored"], found["n_unknown"]) == (5, 1)
         assert "ece" not in found
+
+    def test_calls_give_the_same_score(self):
+        found = score(self.truth, self.labels, None, self.reference)
+        codes = unpack(found["calls"])
+        assert codes.shape == (2, 5)
+        assert macro_f1(codes, n_types=2) == pytest.approx(found["macro_f1"])
 
     def test_confidence(self):
         confidence = np.array([0.9, 0.9, 0.7, 0.7, 0.3, 0.9])

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from benchmarks.accuracy._config import Config, Method
-from benchmarks.accuracy._report import current_rows, paired, summarize, write_report
+from benchmarks.accuracy._report import against_baseline, by_group, current_rows, paired, summarize, write_report
+from benchmarks.accuracy._scores import pack
+from sklearn.metrics import f1_score
 
 TASKS = {name: {"pair": name} for name in ("one", "two", "three")}
 METHODS = {name: Method(name, "m:f", ("numpy",), {"C": 1}) for name in ("LR", "ours", "slow")}
@@ -89,6 +93,44 @@ class TestPaired:
 
     def test_without_ours_there_is_nothing_to_pair(self, write):
         assert self.lines(write, make_row("one", "LR", 0.5)) == ["No result of ours yet."]
+
+
+class TestByGroup:
+    def test_means_over_the_tasks_of_a_group_that_both_have_finished(self, write):
+        rows = [make_row(task, "ours", value, ece=0.2) for task, value in (("one", 0.6), ("two", 0.9), ("three", 0.3))]
+        rows += [make_row(task, "LR", value) for task, value in (("one", 0.5), ("three", 0.7))]
+        done = read(write(*rows))
+        table = done.pivot_table(index="task", columns="name", values="macro_f1", sort=False)
+        lines = by_group(done, table, replace(CONFIG, groups={"first": ("one", "two"), "none": ()})).splitlines()
+        assert lines[-2:] == [
+            "| first | ours | 2 | 0.750 | 0.500 | 0.200 | 0.200 | +0.000 | – |",
+            "| first | LR | 1 | 0.500 | 0.500 | 0.100 | 0.200 | +0.100 | – |",
+        ]
+
+
+class TestAgainstBaseline:
+    truth = np.repeat([0, 1], [60, 40])
+
+    def line(self, write, *ours):
+        half = np.where(np.arange(100) % 2, self.truth, 1 - self.truth)
+        rows = [make_row("one", "LR", 0.5, calls=pack(self.truth, half))]
+        rows += [make_row("one", "ours", 0.5, seed=i, calls=pack(*each)) for i, each in enumerate(ours)]
+        return against_baseline(read(write(*rows)), CONFIG).splitlines()
+
+    def test_all_right_is_better_than_half_right(self, write):
+        *_, line = self.line(write, (self.truth, self.truth))
+        *cells, interval, verdict = [part.strip() for part in line.strip("|").split("|")]
+        f1 = f1_score(self.truth, np.where(np.arange(100) % 2, self.truth, 1 - self.truth), average="macro")
+        assert cells == ["one", "100", "40", f"{1 - f1:+.3f}"] and verdict == "better"
+        low, high = map(float, interval.split(" to "))
+        assert low < 1 - f1 < high
+
+    def test_the_same_calls_are_neither(self, write):
+        half = np.where(np.arange(100) % 2, self.truth, 1 - self.truth)
+        assert self.line(write, (self.truth, half))[-1].endswith("| +0.000 | +0.000 to +0.000 |  |")
+
+    def test_other_cells_are_not_compared(self, write):
+        assert "0 and 0 of 0" in self.line(write, (self.truth[::-1], self.truth))[0]
 
 
 class TestSummarize:

@@ -6,6 +6,7 @@ import inspect
 from importlib import import_module
 
 import pytest
+from benchmarks.accuracy._config import CONFIG as CONFIG_FILE
 from benchmarks.accuracy._config import read_config
 
 CONFIG = read_config()
@@ -37,3 +38,21 @@ def test_method_takes_its_settings(name):
     assert method.source or method.is_ours
     if method.is_ours:
         assert method.seeds is None and len(CONFIG.seeds) >= 3
+
+
+def test_every_task_is_in_one_group():
+    grouped = [task for tasks in CONFIG.groups.values() for task in tasks]
+    assert sorted(grouped) == sorted(CONFIG.tasks)
+
+
+def test_group_of_an_unknown_task_is_refused(tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG_FILE.read_text().replace("[groups]", '[groups]\n"wrong" = ["no such task"]'))
+    with pytest.raises(ValueError, match="groups name tasks that there are not: no such task"):
+        read_config(config)
+
+
+def test_pretraining_has_the_same_tasks_with_five_seeds():
+    config = read_config(CONFIG_FILE.with_name("pretraining.toml"))
+    assert {name: CONFIG.tasks[name] for name in config.tasks} == config.tasks
+    assert len(config.seeds) == 5 and len(config.methods) == 4

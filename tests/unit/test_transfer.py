@@ -44,7 +44,7 @@ def test_genes_by_name_and_the_rest_by_place():
             assert torch.equal(after[name][i], expected), (name, gene)
     kept = {"batch_embedding.weight", "is_missing", "is_other", "commonest_bins"}
     kept |= {name for name in after if name.startswith("classifier.")}
-    assert len(kept) == 10
+    assert len(kept) == 12
     for name in after.keys() - set(GENE_ROWS):
         assert torch.equal(after[name], before[name] if name in kept else theirs[name]), name
     assert all(torch.equal(weight, theirs[name]) for name, weight in source.state_dict().items())

@@ -191,6 +191,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         logs, self._epoch_logs = self._epoch_logs, {}
         for name, (total, n_total, how) in logs.items():
             super().log(name, total if n_total is None else total / n_total, **{**how, "on_epoch": True})
+        super().on_train_epoch_end()
 
     def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
         """Log the loss components, and accuracy (both modes) and macro-F1 (validation) of labeled cells."""

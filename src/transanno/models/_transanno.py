@@ -27,6 +27,8 @@ from transanno.models._wide_path import WidePathMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
+# Peak learning rate on a query, a third of that on a reference: nothing but the embeddings of its batches learns.
+_QUERY_LR = 1e-3
 
 
 class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
@@ -242,6 +244,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 return
             is_guarded = not use_labels
             plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": use_labels}
+            plan_defaults["lr"] = _QUERY_LR
             epochs = max(epochs // 2, 1)
         else:
             if datamodule is None:

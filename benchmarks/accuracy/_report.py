@@ -57,7 +57,11 @@ def write_report(
             "![macro-F1 by method](accuracy.png)",
             "## Paired differences\n\n" + paired(done, table, config.ours),
             *(["## By group of tasks\n\n" + by_group(done, table, config)] if config.groups else []),
-            f"## {config.ours} against {config.baseline}, task by task\n\n" + against_baseline(done, config),
+            *(
+                [f"## {config.ours} against {config.baseline}, task by task\n\n" + against_baseline(done, config)]
+                if config.ours != config.baseline
+                else []
+            ),
             "## Macro-F1\n\n" + _by_task(done, table, list(summary.index)),
         ]
     failed = rows[rows["status"] != "ok"]

@@ -37,7 +37,9 @@ def fit_space(z: np.ndarray, expression: sp.csr_matrix, codes: np.ndarray) -> di
         "mean": np.asarray(expression.mean(axis=0), dtype=np.float64).ravel().round(_DECIMALS),
         "components": adata.varm["PCs"].astype(np.float64).round(_DECIMALS),
     }
-    views = {"state": z.astype(np.float64), "expression": expression @ space["components"]}
+    # Around the mean cell, as a saved model holds its centers.
+    projected = expression @ space["components"] - space["mean"] @ space["components"]
+    views = {"state": z.astype(np.float64), "expression": projected}
     return space | {name: _fit_types(values, codes) for name, values in views.items()}
 
 
@@ -47,7 +49,7 @@ def distances(space: dict[str, Any], z: np.ndarray, projected: np.ndarray, is_mi
     ``projected`` is the product with ``space["components"]`` of log-expression that is zero in genes where ``is_missing
     (n_genes,)`` is True; these count as average.
     """
-    expression = projected + space["mean"][is_missing] @ space["components"][is_missing]
+    expression = projected - space["mean"][~is_missing] @ space["components"][~is_missing]
     views = {"state": z.astype(np.float64), "expression": expression.astype(np.float64)}
     nearest = [_distance_to_nearest(space[name], values) for name, values in views.items()]
     return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)

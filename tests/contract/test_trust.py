@@ -68,6 +68,14 @@ def test_components_of_expression_come_from_the_pass_that_gives_logits(calibrate
     np.testing.assert_allclose(projected, expected, atol=1e-3)
 
 
+def test_without_a_space_there_is_no_novelty_and_the_rest_is_as_ever(calibrated, strange):
+    expected = calibrated.predict(strange, soft=True, key_added=None)
+    calibrated.novelty_space_ = None
+    found = calibrated.predict(strange, soft=True)
+    np.testing.assert_array_equal(found, expected)
+    assert "transanno_novelty" not in strange.obs
+
+
 class TestTemperature:
     def test_confidence_is_calibrated_on_cells_that_training_has_not_seen(self, calibrated):
         """Complaint 46: soft predictions are confident even when wrong."""

@@ -54,6 +54,12 @@ def test_missing_genes_count_as_average():
     np.testing.assert_allclose(_distances(space, z, silent, is_missing), _distances(space, z, average), rtol=1e-4)
 
 
+def test_centers_are_around_the_mean_cell_as_in_saved_models():
+    z, expression, codes = _cells(211, seed=0)
+    centers = fit_space(z, expression, codes)["expression"]["centers"]
+    np.testing.assert_allclose(np.bincount(codes) @ centers / len(codes), 0.0, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("n_cells", "expression"),
     [(2, np.eye(5)[:2]), (7, np.ones((7, 5))), (7, np.zeros((7, 5))), (7, np.arange(7.0)[:, None])],

@@ -134,12 +134,15 @@ class CalibrationMixin(TransAnnoBase):
         self, aligned: AlignedData | None, positions: np.ndarray, batch_size: int | None
     ) -> list[np.ndarray]:
         """-> logits, states and components of expression ``(n_cells, ...)``, in one pass over the cells."""
-        components = np.zeros((self.module.n_input, 0))
-        if self.novelty_space_ is not None:
-            components = np.zeros((self.module.n_input, self.novelty_space_["components"].shape[1]))
-            components[self._is_gene] = self.novelty_space_["components"]
-        projection = torch.from_numpy(components).float().to(self.module.device)
-        return self._infer_all(("logits", "z", "projected"), aligned, positions, batch_size, projection=projection)
+        if self.novelty_space_ is None:
+            logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size)
+            return [logits, z, np.zeros((len(z), 0))]
+        components = self.novelty_space_["components"]
+        projection = torch.zeros(self.module.n_input, components.shape[1])
+        projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(components).float()
+        return self._infer_all(
+            ("logits", "z", "projected"), aligned, positions, batch_size, projection=projection.to(self.module.device)
+        )
 
     def _distances(self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray) -> np.ndarray | None:
         if self.novelty_space_ is None:

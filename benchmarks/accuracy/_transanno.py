@@ -21,13 +21,11 @@ def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitt
     model = _fit(reference, seed, train)
 
     def deep(query: AnnData) -> Prediction:
-        head = model.module.classifier
-        before = head.deep_share.clone(), head.wide_share.clone()
-        head.deep_share.fill_(1.0)
-        head.wide_share.zero_()
+        share = model.module.classifier.wide_share
+        before = share.clone()
+        share.zero_()
         prediction = _predict(model, refine=False)(query)
-        head.deep_share.copy_(before[0])
-        head.wide_share.copy_(before[1])
+        share.copy_(before)
         return prediction
 
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}
@@ -53,12 +51,11 @@ def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train
         first = transanno.tl.pretrain(both, genes=_genes(reference), seed=seed, **_TRAIN)
         return _fit(reference, seed, train, pretrained=first)
 
-    if cells.endswith(".h5ad"):
-        model = start(_foreign(cells))
-    elif cells == "reference":
-        model = start(reference)
-    if cells != "both":
+    if cells == "reference" or cells.endswith(".h5ad"):
+        model = start(reference if cells == "reference" else _foreign(cells))
         return {"": _predict(model, refine=True)}
+    if cells != "both":
+        raise ValueError(f"cells = {cells!r}. Allowed: 'reference', 'both', or a file of the data folder, '….h5ad'.")
 
     def predict(query: AnnData) -> Prediction:
         both = ad.concat([reference, query], index_unique="-", keys=["reference", "query"])

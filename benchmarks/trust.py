@@ -157,9 +157,7 @@ def average(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for draws in by_task.values():
         mean = {key: np.mean([row[key] for row in draws]) for key in (*_SCORES, "accuracy", "temperature")}
         mean["ece"] = {key: np.mean([row["ece"][key] for row in draws]) for key in draws[0]["ece"]}
-        averaged.append(
-            {**draws[0], **mean, "n_draws": len(draws), "warned": np.mean([row["warned"] for row in draws])}
-        )
+        averaged.append({**draws[0], **mean, "warned": np.mean([row["warned"] for row in draws])})
     return averaged
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.stats import ttest_1samp
 
 from benchmarks._data import markdown_table
+from benchmarks.accuracy._calls import macro_f1, unpack
 from benchmarks.accuracy._config import Config
-from benchmarks.accuracy._scores import macro_f1, unpack
 
 RARE = 20  # fewer labeled reference cells than this
 _NOISE = 0.01

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import zlib
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 from torchmetrics.functional.classification import binary_calibration_error
 
+from benchmarks.accuracy._calls import pack
 from benchmarks.accuracy._methods import UNLABELED
 
 
@@ -20,7 +20,7 @@ def score(
     """Macro-F1 over the types that both sides have, and accuracy, of the query's cells of these types.
 
     A prediction of any other type is an error. ``per_type`` holds for each of these types the labeled reference cells,
-    the query cells, recall and F1; ``calls`` what :func:`unpack` reads.
+    the query cells, recall and F1; ``calls`` what :func:`~benchmarks.accuracy._calls.unpack` reads.
     """
     names, counts = np.unique(reference_labels[reference_labels != UNLABELED].astype(str), return_counts=True)
     n_reference = dict(zip(names, counts, strict=True))
@@ -51,30 +51,10 @@ def score(
     return scores
 
 
-def pack(truth: np.ndarray, called: np.ndarray) -> str:
-    """Codes of the scored cells' types and calls ``(n_scored,)``, both below 255 -> text."""
-    return base64.b64encode(zlib.compress(np.stack([truth, called]).astype(np.uint8).tobytes(), 9)).decode()
-
-
-def unpack(calls: str) -> np.ndarray:
-    """Text -> codes of types and calls ``(2, n_scored)``; the code after the last type stands for all other calls."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(calls)), dtype=np.uint8).reshape(2, -1).astype(int)
-
-
-def macro_f1(codes: np.ndarray, n_types: int) -> float:
-    """Codes of types and calls ``(2, n_scored)`` -> macro-F1; a type without a cell, as resampling can leave it, has none."""
-    truth, called = codes
-    n_true = np.bincount(truth, minlength=n_types + 1)[:n_types]
-    n_called = np.bincount(called, minlength=n_types + 1)[:n_types]
-    n_right = np.bincount(truth[truth == called], minlength=n_types + 1)[:n_types]
-    is_there = n_true > 0
-    return float((2 * n_right / np.maximum(n_true + n_called, 1))[is_there].mean())
-
-
 def _codes(labels: np.ndarray, types: list[str]) -> np.ndarray:
     """Labels -> position among the types, and the number of types for any other label."""
-    found = {name: i for i, name in enumerate(types)}
-    return np.array([found.get(str(label), len(types)) for label in labels])
+    codes = pd.Index(types, dtype=object).get_indexer(pd.Index(labels.astype(str), dtype=object))
+    return np.where(codes < 0, len(types), codes)
 
 
 def _calibration_error(confidence: np.ndarray, is_right: np.ndarray) -> float:

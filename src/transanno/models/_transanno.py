@@ -243,8 +243,12 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 )
                 return
             is_guarded = not use_labels
-            plan_defaults = {"batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": use_labels}
-            plan_defaults["lr"] = _QUERY_LR
+            plan_defaults = {
+                "lr": _QUERY_LR,
+                "batch_dropout": 0.0,
+                "reconstruction_weight": 1.0,
+                "use_labels": use_labels,
+            }
             epochs = max(epochs // 2, 1)
         else:
             if datamodule is None:

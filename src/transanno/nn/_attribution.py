@@ -64,7 +64,7 @@ def attribute(
         gradient += weight * torch.autograd.grad(total, point)[0]
     difference = end.expression - start.expression
     contribution = encoder.share_among_genes(gradient, end.reading - start.reading, difference)
-    if classifier.gene_weights is not None:
+    if isinstance(classifier, CellTypeHead):
         direct = classifier.read_directly(end.expression) - classifier.read_directly(start.expression)
         contribution = contribution + contrast @ classifier.gene_weights * direct
     # An average of many equal readings differs from them in the last digit.

@@ -84,7 +84,7 @@ class CellTypeHead(nn.Module):
         return rescale_expression(expression, self.wide_sum)
 
     @property
-    def gene_weights(self) -> Tensor | None:
+    def gene_weights(self) -> Tensor:
         """``(n_labels, n_vars)``, by which the rest of a prediction's logits is linear in what :meth:`read_directly` gives."""
         return self.wide_share * self.wide_weight
 
@@ -134,15 +134,6 @@ class ConvHead(nn.Module):
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
-
-    def read_directly(self, expression: Tensor) -> Tensor:
-        """Expression ``(n_obs, n_vars)`` -> itself; nothing reads it."""
-        return expression
-
-    @property
-    def gene_weights(self) -> Tensor | None:
-        """None: the logits do not read expression directly."""
-        return None
 
     def initialize(self, mean_expression: Tensor) -> None:
         """Keep the random start: nothing here is in the units of the data."""

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from benchmarks.accuracy import _cells
+from benchmarks.accuracy._calls import macro_f1, unpack
 from benchmarks.accuracy._cells import Cell, append_rows, is_done, key_of, read_rows, run_cell
 from benchmarks.accuracy._config import Method
-from benchmarks.accuracy._scores import macro_f1, score, unpack
+from benchmarks.accuracy._scores import score
 from benchmarks.accuracy._tasks import make_task
 
 DEFINITION = {"pair": "P", "labels_per_type": 7}

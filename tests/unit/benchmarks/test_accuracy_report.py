@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.accuracy._calls import pack
 from benchmarks.accuracy._config import Config, Method
 from benchmarks.accuracy._report import against_baseline, by_group, current_rows, paired, summarize, write_report
-from benchmarks.accuracy._scores import pack
 from sklearn.metrics import f1_score
 
 TASKS = {name: {"pair": name} for name in ("one", "two", "three")}

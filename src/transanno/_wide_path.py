@@ -12,8 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from transanno._constants import WIDE_SUM
 from transanno._log_normalize import log_normalize
 
-DEEP_SHARE, WIDE_SHARE = 0.5, 0.9
-"""Weights of the two paths in the logits, the same for all data (docs/decisions/0008, 0010)."""
+DEEP_SHARE, WIDE_SHARE = 0.35, 1.05
+"""Weights of the two paths in the logits, the same for all data (docs/decisions/0008, 0011)."""
 
 # Labeled cells that take part; of more, every type keeps as many as there is room for.
 MAX_CELLS = 20_000

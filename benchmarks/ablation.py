@@ -65,10 +65,10 @@ VARIANTS = {
     "no wide path": Variant(patch=_no_wide_path),
     "gene embeddings at full rate": Variant(plan={"gene_lr": 1.0}),
     "frozen gene embeddings": Variant(plan={"gene_lr": 0.0}),
-    "three times the epochs": Variant(train={"max_epochs": 120}),
+    "60 epochs": Variant(train={"max_epochs": 60}),
     "random gene embeddings": Variant(patch=_random_gene_embeddings),
     "no Transformer layers": Variant(model={"n_layers": 0}),
-    "one Transformer layer": Variant(model={"n_layers": 1}),
+    "two Transformer layers": Variant(model={"n_layers": 2}),
     "8 slots": Variant(model={"n_slots": 8}),
     "no class balance": Variant(splitter={"class_balance": 0.0}),
 }

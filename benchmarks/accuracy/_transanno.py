@@ -21,12 +21,8 @@ def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitt
     model = _fit(reference, seed, train)
 
     def deep(query: AnnData) -> Prediction:
-        share = model.module.classifier.wide_share
-        before = share.clone()
-        share.zero_()
-        prediction = _predict(model, refine=False)(query)
-        share.copy_(before)
-        return prediction
+        with model.module.classifier.deep_alone():
+            return _predict(model, refine=False)(query)
 
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}
 

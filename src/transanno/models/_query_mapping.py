@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, Self
 
@@ -20,6 +21,7 @@ from transanno._repair import find_names
 from transanno.models._base import as_model
 from transanno.models._prediction import PredictionMixin
 from transanno.models._saving import ignored_gene_warnings
+from transanno.nn import CellTypeHead
 
 # Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
 _SURE, _MIN_AGREEMENT = 0.9, 0.95
@@ -53,7 +55,7 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
         into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
         that the reference does not have, and nothing else, to the query; labels that the query has are not used, and
-        the adaptation is undone if it contradicts calls that the model was sure of.
+        the adaptation is undone if it contradicts calls that the Transformer alone was sure of.
 
         Parameters
         ----------
@@ -152,12 +154,14 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
             self.module.classifier.requires_grad_(True)
 
     def _registered_probabilities(self) -> np.ndarray:
-        """Probabilities of the registered cells ``(n_obs, n_labels)``."""
-        logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
+        """Probabilities of the registered cells ``(n_obs, n_labels)``, without the wide path, which knows no batches."""
+        head = self.module.classifier
+        with head.deep_alone() if isinstance(head, CellTypeHead) else nullcontext():
+            logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
     def _undo_unless_calls_agree(self, before: np.ndarray, batch_embedding: torch.Tensor) -> None:
-        """Take an adaptation back that contradicts what the model was sure of.
+        """Take an adaptation back that contradicts what the Transformer alone was sure of.
 
         Reconstructing the query better need not mean annotating it better: where batch and type coincide in the
         reference, the embedding of a new batch can drift to where it stands for a type.
@@ -169,8 +173,8 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
             with torch.no_grad():
                 self.module.batch_embedding.weight.copy_(batch_embedding)
             warnings.warn(
-                f"The adaptation to the query was undone: only {agreement:.0%} of the calls that the model was sure of "
-                f"stayed as they were (at least {_MIN_AGREEMENT:.0%} have to). Predictions are those before train().",
+                f"The adaptation to the query was undone: only {agreement:.0%} of the calls that the Transformer alone "
+                f"was sure of stayed as they were (at least {_MIN_AGREEMENT:.0%} have to). Predictions are those before train().",
                 UserWarning,
                 stacklevel=3,
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -74,6 +76,16 @@ class CellTypeHead(nn.Module):
         observed = sum_over_genes(self.read_directly(expression), self.wide_weight.T)
         expected = F.linear(self.read_directly(self.mean_expression).masked_fill(is_masked, 0.0), self.wide_weight)
         return self.deep_share * deep + self.wide_share * (observed - expected + self.wide_bias)
+
+    @contextmanager
+    def deep_alone(self) -> Iterator[None]:
+        """-> context in which there is no wide path."""
+        share = self.wide_share.clone()
+        self.wide_share.zero_()
+        try:
+            yield
+        finally:
+            self.wide_share.copy_(share)
 
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""

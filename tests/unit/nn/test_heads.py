@@ -68,6 +68,14 @@ class TestCellTypeHead:
         found = wide_head.train()(encoded, expression, is_masked)
         torch.testing.assert_close(found, wide_head.to_logits(F.gelu(encoded.cell_state)))
 
+    def test_deep_path_alone_for_a_while(self, wide_head, encoded, expression):
+        inputs = encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool)
+        before = wide_head(*inputs)
+        with pytest.raises(RuntimeError, match="meanwhile"), wide_head.deep_alone():
+            torch.testing.assert_close(wide_head(*inputs), wide_head.to_logits(F.gelu(encoded.cell_state)))
+            raise RuntimeError("meanwhile")
+        assert torch.equal(wide_head(*inputs), before)
+
     def test_masked_gene_counts_as_average(self, wide_head, encoded, expression):
         head = wide_head
         is_masked = torch.arange(N_VARS)[None, :] % 3 == 0

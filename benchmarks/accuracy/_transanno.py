@@ -21,7 +21,7 @@ def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitt
     model = _fit(reference, seed, train)
 
     def deep(query: AnnData) -> Prediction:
-        with model.module.classifier.deep_alone():
+        with model.module.classifier.alone("deep"):
             return _predict(model, refine=False)(query)
 
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}

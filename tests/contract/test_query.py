@@ -248,21 +248,28 @@ class TestBatches:
         assert torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"]) == is_undone
         assert probabilities(query_model).equals(expected) == is_undone
 
-    def test_a_wide_path_that_decides_everything_does_not_hide_harm(self, model, new_batch_query, monkeypatch, fast):
+    @pytest.mark.parametrize(
+        ("floor", "reason"),
+        [(0.95, "the Transformer alone was sure of"), (0.0, "agrees with the regression, which knows no batches, in")],
+        ids=["sure calls change", "agreement with the wide path falls"],
+    )
+    def test_a_wide_path_that_decides_everything_does_not_hide_harm(
+        self, floor, reason, model, new_batch_query, monkeypatch, fast
+    ):
         """The wide path knows no batches: its calls cannot change, whatever an adaptation does to the Transformer's."""
 
         def break_embeddings(self, *_, **__):
             with torch.no_grad():
                 self.module.batch_embedding.weight[2:] = 30 * torch.randn(self.module.batch_embedding.weight.shape[1])
 
+        monkeypatch.setattr("transanno.models._query_mapping._MIN_AGREEMENT", floor)
         query_model = TransAnno.load_query_data(new_batch_query, model)
         query_model.module.classifier.wide_share.fill_(1e4)
         state, calls = weights(query_model), query_model.predict()
         monkeypatch.setattr(TransAnno, "_run_training", break_embeddings)
-        with pytest.warns(UserWarning, match="the Transformer alone was sure of"):
+        with pytest.warns(UserWarning, match=reason):
             query_model.train(1, **fast)
-        assert torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"])
-        assert query_model.module.classifier.wide_share == 1e4
+        assert all(torch.equal(tensor, state[name]) for name, tensor in query_model.module.state_dict().items())
         assert (query_model.predict() == calls).all()
 
     def test_second_training_of_a_query_model(self, model, new_batch_query, fast):

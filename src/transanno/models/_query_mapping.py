@@ -23,8 +23,9 @@ from transanno.models._prediction import PredictionMixin
 from transanno.models._saving import ignored_gene_warnings
 from transanno.nn import CellTypeHead
 
-# Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells.
-_SURE, _MIN_AGREEMENT = 0.9, 0.95
+# Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells; and in how
+# many fewer cells the two paths of the head may agree afterwards.
+_SURE, _MIN_AGREEMENT, _MAX_LOSS = 0.9, 0.95, 0.01
 
 
 class QueryMappingMixin(PredictionMixin, ArchesMixin):
@@ -55,7 +56,8 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
         into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
         that the reference does not have, and nothing else, to the query; labels that the query has are not used, and
-        the adaptation is undone if it contradicts calls that the Transformer alone was sure of.
+        the adaptation is undone if it contradicts calls that the Transformer alone was sure of, or leads it away from the
+        regression beside it.
 
         Parameters
         ----------
@@ -153,28 +155,43 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         if self.query_trains_["classifier"] and self.module.classifier is not None:
             self.module.classifier.requires_grad_(True)
 
-    def _registered_probabilities(self) -> np.ndarray:
-        """Probabilities of the registered cells ``(n_obs, n_labels)``, without the wide path, which knows no batches."""
+    def _registered_probabilities(self, path: Literal["deep", "wide"]) -> np.ndarray:
+        """Probabilities of the registered cells by one path of the head ``(n_obs, n_labels)``."""
         head = self.module.classifier
-        with head.deep_alone() if isinstance(head, CellTypeHead) else nullcontext():
+        with head.alone(path) if isinstance(head, CellTypeHead) else nullcontext():
             logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
         return torch.from_numpy(logits).softmax(dim=1).numpy()
 
     def _undo_unless_calls_agree(self, before: np.ndarray, batch_embedding: torch.Tensor) -> None:
-        """Take an adaptation back that contradicts what the Transformer alone was sure of.
+        """Take an adaptation back that contradicts what the Transformer was sure of, or leads it away from the wide path.
 
         Reconstructing the query better need not mean annotating it better: where batch and type coincide in the
-        reference, the embedding of a new batch can drift to where it stands for a type.
+        reference, the embedding of a new batch can drift to where it stands for a type. The wide path knows no batches, so it
+        is an independent witness.
         """
+        after = self._registered_probabilities("deep")
         is_sure = before.max(axis=1) >= _SURE
-        after = self._registered_probabilities()
-        agreement = (before.argmax(axis=1) == after.argmax(axis=1))[is_sure].mean() if is_sure.any() else 0.0
+        calls, called_before = after.argmax(axis=1), before.argmax(axis=1)
+        agreement = (called_before == calls)[is_sure].mean() if is_sure.any() else 0.0
+        reason = None
         if agreement < _MIN_AGREEMENT:
+            reason = (
+                f"only {agreement:.0%} of the calls that the Transformer alone was sure of stayed as they were (at least "
+                f"{_MIN_AGREEMENT:.0%} have to)"
+            )
+        elif getattr(self.module.classifier, "wide_share", 0) > 0:
+            witness = self._registered_probabilities("wide").argmax(axis=1)
+            agreed_before, agreed = (called_before == witness).mean(), (calls == witness).mean()
+            if agreed < agreed_before - _MAX_LOSS:
+                reason = (
+                    f"the Transformer agrees with the regression, which knows no batches, in {agreed:.1%} of the cells, "
+                    f"after {agreed_before:.1%} before"
+                )
+        if reason is not None:
             with torch.no_grad():
                 self.module.batch_embedding.weight.copy_(batch_embedding)
             warnings.warn(
-                f"The adaptation to the query was undone: only {agreement:.0%} of the calls that the Transformer alone "
-                f"was sure of stayed as they were (at least {_MIN_AGREEMENT:.0%} have to). Predictions are those before train().",
+                f"The adaptation to the query was undone: {reason}. Predictions are those before train().",
                 UserWarning,
                 stacklevel=3,
             )

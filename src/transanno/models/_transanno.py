@@ -266,7 +266,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 )
             self.module.freeze(freeze)
         weights = self.module.batch_embedding.weight.detach().clone()
-        before = self._registered_probabilities() if is_guarded else None
+        before = self._registered_probabilities("deep") if is_guarded else None
         self._run_training(
             splitter,
             max_epochs=max_epochs or epochs,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +78,15 @@ class CellTypeHead(nn.Module):
         return self.deep_share * deep + self.wide_share * (observed - expected + self.wide_bias)
 
     @contextmanager
-    def deep_alone(self) -> Iterator[None]:
-        """-> context in which there is no wide path."""
-        share = self.wide_share.clone()
-        self.wide_share.zero_()
+    def alone(self, path: Literal["deep", "wide"]) -> Iterator[None]:
+        """-> context in which there is no other path."""
+        other = self.wide_share if path == "deep" else self.deep_share
+        share = other.clone()
+        other.zero_()
         try:
             yield
         finally:
-            self.wide_share.copy_(share)
+            other.copy_(share)
 
     def read_encoded(self, encoded: EncoderOutput) -> Tensor:
         """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""

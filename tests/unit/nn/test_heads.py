@@ -68,13 +68,15 @@ class TestCellTypeHead:
         found = wide_head.train()(encoded, expression, is_masked)
         torch.testing.assert_close(found, wide_head.to_logits(F.gelu(encoded.cell_state)))
 
-    def test_deep_path_alone_for_a_while(self, wide_head, encoded, expression):
+    def test_one_path_alone_for_a_while(self, wide_head, encoded, expression):
         inputs = encoded, expression, torch.zeros(1, N_VARS, dtype=torch.bool)
-        before = wide_head(*inputs)
-        with pytest.raises(RuntimeError, match="meanwhile"), wide_head.deep_alone():
-            torch.testing.assert_close(wide_head(*inputs), wide_head.to_logits(F.gelu(encoded.cell_state)))
+        both, deep = wide_head(*inputs), wide_head.to_logits(F.gelu(encoded.cell_state))
+        with wide_head.alone("wide"):
+            torch.testing.assert_close(wide_head(*inputs), both - 0.4 * deep)
+        with pytest.raises(RuntimeError, match="meanwhile"), wide_head.alone("deep"):
+            torch.testing.assert_close(wide_head(*inputs), deep)
             raise RuntimeError("meanwhile")
-        assert torch.equal(wide_head(*inputs), before)
+        assert torch.equal(wide_head(*inputs), both)
 
     def test_masked_gene_counts_as_average(self, wide_head, encoded, expression):
         head = wide_head

@@ -16,6 +16,7 @@ from benchmarks.accuracy._calls import macro_f1, unpack
 from benchmarks.accuracy._config import Config
 
 RARE = 20  # fewer labeled reference cells than this
+_MOST = 0.6  # of the tasks
 _NOISE = 0.01
 _COLUMNS = [
     *(
@@ -105,7 +106,7 @@ def _rare_recalls(per_type: Any) -> list[float]:
 def summarize(done: pd.DataFrame, table: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, str]:
     """-> methods × measures, best first, over the tasks that all of them have finished; and which those are."""
     n_done = table.notna().sum()
-    compared = n_done.index[n_done * 2 >= len(table)]  # a method that has begun would leave few tasks to the others
+    compared = n_done.index[n_done >= _MOST * len(table)]  # another would take tasks away from all others
     common = table[compared].dropna()
     if common.empty:
         order = table[compared].mean().sort_values(ascending=False).index

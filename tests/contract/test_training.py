@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
 from transanno import TransAnno, TransAnnoPretrain
+from transanno.models._base import default_max_epochs
 
 
 @pytest.fixture
@@ -46,6 +47,37 @@ class RecordCells(Callback):
 def cells_of(adata):
     """Same names of cells -> positions."""
     return {tuple(row): i for i, row in enumerate(adata.X.toarray().tolist())}
+
+
+@pytest.mark.parametrize(
+    ("n_obs", "n_labeled", "expected"),
+    [
+        (800, 800, 20),  # at most
+        (3_000, 3_000, 10),
+        (10**6, 10**6, 5),  # at least
+        (3_000, 1_500, 20),  # labeled cells count
+        (12_000, 60, 10),  # but not more than four times the visits
+        (10**6, 60, 5),
+        (3_000, 0, 20),
+    ],
+)
+def test_default_number_of_epochs(n_obs, n_labeled, expected):
+    assert default_max_epochs(n_obs, 30_000, 20, n_labeled=n_labeled) == expected
+
+
+@pytest.mark.parametrize(("unlabeled", "expected"), [(0, 7), (40, 12)])
+def test_only_labeled_cells_count_in_the_default_number_of_epochs(unlabeled, expected, reference, small, monkeypatch, fast):
+    seen = []
+    monkeypatch.setattr("transanno.models._transanno.N_VISITS", 7 * reference.n_obs)
+    monkeypatch.setattr(TransAnno, "_run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs))
+    monkeypatch.setattr("transanno.models._transanno.warn_if_collapsed", lambda model: None)
+    labels = reference.obs["cell_type"].astype(str).to_numpy()
+    labels[:unlabeled] = "Unknown"
+    reference.obs["cell_type"] = labels
+    TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
+    TransAnno(reference, **small).train(train_size=1.0, **fast)
+    assert seen == [round(7 * reference.n_obs / (reference.n_obs - unlabeled))]
+    assert seen == [expected]
 
 
 class TestTrained:

@@ -37,6 +37,7 @@ _N_INITIALIZATION = 5000
 # cells are soon learned by heart (docs/decisions/0008); hidden genes are not.
 _MIN_EPOCHS = 5
 N_VISITS, MAX_EPOCHS = 30_000, 20
+_MOST_VISITS = 4  # times as many in all, where few cells are labeled
 N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS = 90_000, 120
 
 
@@ -339,9 +340,15 @@ def describe(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
 
 
-def default_max_epochs(n_obs: int, n_visits: int, most: int) -> int:
-    """Number of cells -> epochs, so that small references are visited as often as it takes."""
-    return int(np.clip(round(n_visits / max(n_obs, 1)), _MIN_EPOCHS, most))
+def default_max_epochs(n_obs: int, n_visits: int, most: int, *, n_labeled: int | None = None) -> int:
+    """Number of cells -> epochs, so that small references are visited as often as it takes.
+
+    Where only ``n_labeled`` of the cells have labels, it is these that have to be visited so often, if that does not take
+    more than four times as many visits in all (docs/decisions/0011).
+    """
+    needed = n_visits / max(n_obs if n_labeled is None else n_labeled, 1)
+    affordable = _MOST_VISITS * n_visits / max(n_obs, 1)
+    return int(np.clip(round(min(needed, affordable)), _MIN_EPOCHS, most))
 
 
 def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:

@@ -158,8 +158,8 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 30,000 cells, between 5 and 20, and half
-            of that for a query.
+            Passes over the cells. Default: as many as it takes to visit 30,000 labeled cells (and 120,000 in all, if most
+            have no label), between 5 and 20; for a query, half of what it takes to visit 30,000 cells.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
         check_val_every_n_epoch
@@ -253,6 +253,8 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         else:
             if datamodule is None:
                 self._warn_if_confounded()
+                n_labeled = int((self._label_codes() >= 0).sum())
+                epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS, n_labeled=n_labeled)
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
                 self._fit_wide_path(splitter)

@@ -176,8 +176,8 @@ class TestWriteReport:
         )
         write_report(CONFIG, list(TASKS), list(METHODS), folder, {"command": "python -m benchmarks accuracy"})
         report = (folder / "accuracy.md").read_text()
-        assert "| one | 0.500 ± 0.141 | 0.450 |" in report
-        assert "| two | – | 0.700 |" in report
+        assert "| one | 0.450 | 0.500 ± 0.141 |" in report
+        assert "| two | 0.700 | – |" in report
         assert "| two | ours | 0 | failed | ValueError: no |" in report
         table = pd.read_csv(folder / "accuracy.csv")
         assert table["macro_f1"].dropna().tolist() == [0.4, 0.6, 0.45, 0.7]

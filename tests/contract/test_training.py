@@ -66,7 +66,9 @@ def test_default_number_of_epochs(n_obs, n_labeled, expected):
 
 
 @pytest.mark.parametrize(("unlabeled", "expected"), [(0, 7), (40, 12)])
-def test_only_labeled_cells_count_in_the_default_number_of_epochs(unlabeled, expected, reference, small, monkeypatch, fast):
+def test_only_labeled_cells_count_in_the_default_number_of_epochs(
+    unlabeled, expected, reference, small, monkeypatch, fast
+):
     seen = []
     monkeypatch.setattr("transanno.models._transanno.N_VISITS", 7 * reference.n_obs)
     monkeypatch.setattr(TransAnno, "_run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs))

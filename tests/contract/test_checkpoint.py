@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scvi
 import scipy.sparse as sp
+import scvi
 import torch
 from scvi import REGISTRY_KEYS
 

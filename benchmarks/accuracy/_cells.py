@@ -80,7 +80,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def append_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.writelines(json.dumps(row, separators=(",", ":")) + "\n" for row in rows)
 
 
 def is_done(rows: Iterable[dict[str, Any]], key: str, hours: float) -> bool:

@@ -169,32 +169,38 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         reference, the embedding of a new batch can drift to where it stands for a type. The wide path knows no batches, so it
         is an independent witness.
         """
-        after = self._registered_probabilities("deep")
-        is_sure = before.max(axis=1) >= _SURE
-        calls, called_before = after.argmax(axis=1), before.argmax(axis=1)
+        reason = self._why_harmful(before)
+        if reason is None:
+            return
+        with torch.no_grad():
+            self.module.batch_embedding.weight.copy_(batch_embedding)
+        warnings.warn(
+            f"The adaptation to the query was undone: {reason}. Predictions are those before train().",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def _why_harmful(self, before: np.ndarray) -> str | None:
+        """The Transformer's probabilities before an adaptation ``(n_obs, n_labels)`` -> what speaks against it, if anything."""
+        is_sure, called_before = before.max(axis=1) >= _SURE, before.argmax(axis=1)
+        calls = self._registered_probabilities("deep").argmax(axis=1)
         agreement = (called_before == calls)[is_sure].mean() if is_sure.any() else 0.0
-        reason = None
         if agreement < _MIN_AGREEMENT:
-            reason = (
+            return (
                 f"only {agreement:.0%} of the calls that the Transformer alone was sure of stayed as they were (at least "
                 f"{_MIN_AGREEMENT:.0%} have to)"
             )
-        elif getattr(self.module.classifier, "wide_share", 0) > 0:
-            witness = self._registered_probabilities("wide").argmax(axis=1)
-            agreed_before, agreed = (called_before == witness).mean(), (calls == witness).mean()
-            if agreed < agreed_before - _MAX_LOSS:
-                reason = (
-                    f"the Transformer agrees with the regression, which knows no batches, in {agreed:.1%} of the cells, "
-                    f"after {agreed_before:.1%} before"
-                )
-        if reason is not None:
-            with torch.no_grad():
-                self.module.batch_embedding.weight.copy_(batch_embedding)
-            warnings.warn(
-                f"The adaptation to the query was undone: {reason}. Predictions are those before train().",
-                UserWarning,
-                stacklevel=3,
-            )
+        head = self.module.classifier
+        if not isinstance(head, CellTypeHead) or head.wide_share == 0:
+            return None
+        witness = self._registered_probabilities("wide").argmax(axis=1)
+        agreed_before, agreed = (called_before == witness).mean(), (calls == witness).mean()
+        if agreed >= agreed_before - _MAX_LOSS:
+            return None
+        return (
+            f"the Transformer agrees with the regression, which knows no batches, in {agreed:.1%} of the cells, after "
+            f"{agreed_before:.1%} before"
+        )
 
 
 def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:

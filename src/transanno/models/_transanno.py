@@ -231,7 +231,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
             )
         plan_defaults: dict[str, Any] = {}
         is_guarded = False
-        epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS)
         if self.n_reference_batches_ is not None:
             self._freeze_for_query(self.n_reference_batches_)
             if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -249,12 +248,12 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 "reconstruction_weight": 1.0,
                 "use_labels": use_labels,
             }
-            epochs = max(epochs // 2, 1)
+            epochs = max(default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS) // 2, 1)
         else:
             if datamodule is None:
                 self._warn_if_confounded()
-                n_labeled = int((self._label_codes() >= 0).sum())
-                epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS, n_labeled=n_labeled)
+            n_labeled = int((splitter.codes >= 0).sum()) if datamodule is None else None
+            epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS, n_labeled=n_labeled)
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
                 self._fit_wide_path(splitter)

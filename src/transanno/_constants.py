@@ -49,9 +49,6 @@ OTHER_GENES: Final = "(other genes)"
 TARGET_SUM: Final = 1e4
 """Total that the counts of a cell are scaled to before the logarithm."""
 
-WIDE_SUM: Final = 200.0
-"""The same for the wide path of the cell-type head (docs/decisions/0010)."""
-
 N_BINS: Final = 6
 """Expression bins 0..5 of the masked-expression objective (TransAnno-Net's ``bin_num = 5`` and zero)."""
 

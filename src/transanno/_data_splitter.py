@@ -14,6 +14,7 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from transanno._episodes import EpisodeSampler
 from transanno._validation import check_choice, check_interval
 
 
@@ -169,9 +170,9 @@ class AnnotationDataSplitter(SplitOnce):
     n_labels
         Number of label categories including the unlabeled one.
     class_balance
-        See :class:`ClassBalancedSampler`. The default, 0.5, was chosen over many reference -> query pairs.
+        ``"episodes"``: see :class:`~transanno._episodes.EpisodeSampler`; otherwise see :class:`ClassBalancedSampler`.
     n_samples_per_label
-        See :class:`ClassBalancedSampler`.
+        See there.
     use_labels
         If not, all cells count as unlabeled: labels have no influence on which cells are drawn.
     **kwargs
@@ -183,14 +184,14 @@ class AnnotationDataSplitter(SplitOnce):
         adata_manager: AnnDataManager,
         *,
         n_labels: int,
-        class_balance: float | Literal["oversample"] = 0.5,
+        class_balance: float | Literal["episodes", "oversample"] = "episodes",
         n_samples_per_label: int | None = None,
         use_labels: bool = True,
         distributed_sampler: bool = False,
         **kwargs,
     ) -> None:
         if isinstance(class_balance, str):
-            check_choice("class_balance", class_balance, ("oversample",))
+            check_choice("class_balance", class_balance, ("episodes", "oversample"))
         else:
             check_interval("class_balance", class_balance, 0.0, 1.0)
         if n_samples_per_label is not None and n_samples_per_label < 1:
@@ -247,13 +248,7 @@ class AnnotationDataSplitter(SplitOnce):
                 pin_memory=self.pin_memory,
                 **self.data_loader_kwargs,
             )
-        sampler = ClassBalancedSampler(
-            self.codes[self.train_idx.astype(int)],
-            batch_size=batch_size,
-            class_balance=self.class_balance,
-            n_samples_per_label=self.n_samples_per_label,
-            drop_last=self.drop_last,
-        )
+        sampler = self._sampler(int(batch_size))
         indices = self.train_idx.astype(int)
         dataset: Dataset
         if self.adata_manager.adata.isbacked:
@@ -270,4 +265,23 @@ class AnnotationDataSplitter(SplitOnce):
             num_workers=num_workers,
             persistent_workers=num_workers > 0 and settings.dl_persistent_workers,
             pin_memory=self.pin_memory,
+        )
+
+    @property
+    def n_steps_per_epoch(self) -> int:
+        """Minibatches in an epoch of training."""
+        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        self.setup("fit")
+        return len(self._sampler(int(batch_size)))
+
+    def _sampler(self, batch_size: int) -> EpisodeSampler | ClassBalancedSampler:
+        codes = self.codes[self.train_idx.astype(int)]
+        if self.class_balance == "episodes":
+            return EpisodeSampler(codes, batch_size=batch_size, n_samples_per_label=self.n_samples_per_label)
+        return ClassBalancedSampler(
+            codes,
+            batch_size=batch_size,
+            class_balance=self.class_balance,
+            n_samples_per_label=self.n_samples_per_label,
+            drop_last=self.drop_last,
         )

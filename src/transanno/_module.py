@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from transanno.nn import (
     ENCODERS,
+    CellTypeHead,
+    Context,
     EncoderOutput,
     bin_expression,
     build_classifier,
@@ -19,8 +21,10 @@ from transanno.nn import (
     default_head,
     encoder_arguments,
     normalize_counts,
+    perturb_genes,
     sample_expressed_mask,
     sample_gene_mask,
+    sample_panel,
     thin_counts,
 )
 
@@ -45,7 +49,7 @@ class TransAnnoModule(BaseModuleClass):
         Name of an encoder in :data:`transanno.nn.ENCODERS`.
     head
         Name of a cell-type head in :data:`transanno.nn.HEADS`. Default: the encoder's.
-    n_hidden, n_latent, n_slots, n_layers, n_heads, head_dim, n_features
+    n_hidden, n_latent, n_layers, n_heads, head_dim, n_features
         Arguments of the encoder; None stands for its default.
     dropout_rate
         Dropout in the cell-type head.
@@ -53,6 +57,7 @@ class TransAnnoModule(BaseModuleClass):
 
     is_missing: Tensor
     is_other: Tensor
+    mean_expression: Tensor
     commonest_bins: Tensor
 
     def __init__(
@@ -61,11 +66,10 @@ class TransAnnoModule(BaseModuleClass):
         n_batch: int = 1,
         n_labels: int = 0,
         *,
-        encoder: str = "slots",
+        encoder: str = "views",
         head: str | None = None,
         n_hidden: int | None = None,
         n_latent: int | None = None,
-        n_slots: int | None = None,
         n_layers: int | None = None,
         n_heads: int | None = None,
         head_dim: int | None = None,
@@ -73,7 +77,7 @@ class TransAnnoModule(BaseModuleClass):
         dropout_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_slots": n_slots, "n_layers": n_layers}
+        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_layers": n_layers}
         given |= {"n_heads": n_heads, "head_dim": head_dim, "n_features": n_features}
         # With the defaults filled in: a saved model must not change when these do.
         self.encoder_arguments = encoder_arguments(encoder, given)
@@ -100,9 +104,16 @@ class TransAnnoModule(BaseModuleClass):
         self.register_buffer("is_missing", torch.zeros(n_input, dtype=torch.bool))
         # The column, if any, that counts all genes outside the vocabulary: part of a cell's total, and nothing else.
         self.register_buffer("is_other", torch.zeros(n_input, dtype=torch.bool))
+        # Of the reference; the center of a data set that nothing else is known of.
+        self.register_buffer("mean_expression", torch.zeros(n_input))
         # What hidden genes are guessed by without a network, over all cells and over those that express the gene;
         # -1: not known.
         self.register_buffer("commonest_bins", torch.full((2, n_input), -1, dtype=torch.int8))
+
+    @property
+    def reads_center(self) -> bool:
+        """Whether a result depends on the mean of the data set that a cell is of."""
+        return not self.encoder.has_gene_tokens or isinstance(self.classifier, CellTypeHead)
 
     def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs) -> dict[str, Tensor]:
         return {"x": tensors[REGISTRY_KEYS.X_KEY], "batch_index": tensors[REGISTRY_KEYS.BATCH_KEY]}
@@ -113,19 +124,24 @@ class TransAnnoModule(BaseModuleClass):
         x: Tensor,
         batch_index: Tensor,
         is_missing: Tensor | None = None,
+        center: Tensor | None = None,
         *,
         min_count_fraction: float = 1.0,
+        gene_noise: float = 0.0,
         max_masked_fraction: float = 0.0,
+        is_panel: bool = False,
         masked_fraction: float = 0.0,
         replace_probability: float = 1.0,
         batch_dropout: float = 0.0,
     ) -> dict[str, Tensor]:
         """counts ``(n_obs, n_vars)``, batch codes ``(n_obs, 1)`` -> cell state, logits, genes to predict.
 
-        Deterministic by default; training passes how much to thin counts, hide genes (``max_masked_fraction`` of all,
-        or ``masked_fraction`` of the expressed ones) and forget batches. ``is_missing (n_vars,)`` replaces the
-        module's own set of unmeasured genes. ``is_hidden`` of the result is True at the genes to predict, of which
-        a few may have stayed visible.
+        Deterministic by default; training passes how much to thin counts, perturb and hide genes (``max_masked_fraction`` of
+        all, the same of all cells with ``is_panel``, or ``masked_fraction`` of the expressed ones) and forget batches.
+        ``is_missing (n_vars,)`` replaces the module's own set of unmeasured genes. ``center (n_vars,)`` is the mean
+        log-expression of the data set that the cells are of: in training that of the minibatch, which is drawn as a data
+        set of its own; otherwise by default that of the reference. ``is_hidden`` of the result is True at the genes to
+        predict, of which a few may have stayed visible.
         """
         if x.layout != torch.strided and not (x.layout == torch.sparse_csr and self.encoder.reads_sparse):
             x = x.to_dense()
@@ -135,24 +151,36 @@ class TransAnnoModule(BaseModuleClass):
             is_target, is_replaced = sample_expressed_mask(
                 x, fraction=masked_fraction, replace_probability=replace_probability
             )
+        elif max_masked_fraction > 0.0 and is_panel:
+            is_replaced = sample_panel(x.shape[1], max_fraction=max_masked_fraction, device=x.device)
         elif max_masked_fraction > 0.0:
             is_target = is_replaced = sample_gene_mask(*x.shape, max_fraction=max_masked_fraction, device=x.device)
         missing = missing | self.is_other
         is_masked = is_replaced | missing
-        expression = self.normalize(thin_counts(x, min_fraction=min_count_fraction), is_masked)
+        counts = thin_counts(x, min_fraction=min_count_fraction)
+        expression = self.normalize(perturb_genes(counts, deviation=gene_noise, is_other=self.is_other), is_masked)
         batch = self.batch_embedding(batch_index.flatten().long())
         if batch_dropout > 0.0:
             is_forgotten = torch.rand(len(x), 1, device=x.device) < batch_dropout
             batch = torch.where(is_forgotten, self.unknown_batch, batch)
-        encoded = self.encoder(expression, is_masked, batch)
+        if center is None and self.training:
+            n_visible = (~is_masked).sum(dim=0) if len(is_masked) == len(expression) else len(expression)
+            center = expression.sum(dim=0) / torch.as_tensor(n_visible).clamp_min(1)
+        context = self.context(is_masked, center)
+        encoded = self.encoder(expression, is_masked, batch, context)
         outputs = {"z": encoded.cell_state, "tokens": encoded.tokens, "is_hidden": is_target & ~missing}
         outputs["expression"] = expression
         if masked_fraction > 0.0:
             # Few genes of a cell are to be predicted: each of them counts.
             outputs["genes"] = outputs["is_hidden"].any(dim=0).nonzero()[:, 0]
         if self.classifier is not None:
-            outputs["logits"] = self.classifier(encoded, expression, is_masked)
+            outputs["logits"] = self.classifier(encoded, expression, is_masked, context)
         return outputs
+
+    def context(self, is_masked: Tensor, center: Tensor | None) -> Context:
+        """Masked genes ``(n_obs | 1, n_vars)``, mean of the data set ``(n_vars,)`` or None -> context of its cells."""
+        center = self.mean_expression if center is None else center
+        return Context(*(values[None, :].masked_fill(is_masked, 0.0) for values in (center, self.mean_expression)))
 
     def normalize(self, counts: Tensor, is_masked: Tensor) -> Tensor:
         """counts ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> log1p of counts per 10,000, dense or sparse CSR."""
@@ -190,8 +218,12 @@ class TransAnnoModule(BaseModuleClass):
         reconstruction_weight: float = 1.0,
         use_labels: bool = True,
         label_smoothing: float = 0.0,
+        balanced: bool = False,
     ) -> LossOutput:
-        """Cross-entropy of labels (labeled cells) + weighted cross-entropy of hidden genes' bins, in nats."""
+        """Cross-entropy of labels (labeled cells) + weighted cross-entropy of hidden genes' bins, in nats.
+
+        With ``balanced``, a type with n cells in the minibatch weighs as sqrt(n).
+        """
         z = inference_outputs["z"]
         n_obs = len(z)
         extra_metrics: dict[str, Tensor] = {}
@@ -199,7 +231,9 @@ class TransAnnoModule(BaseModuleClass):
         if generative_outputs:
             reconstruction, extra_metrics = self._reconstruction_loss(tensors, inference_outputs, generative_outputs)
         loss = reconstruction_weight * reconstruction.mean()
-        classification, labels, logits = self._classification_loss(tensors, inference_outputs, label_smoothing)
+        classification, labels, logits = self._classification_loss(
+            tensors, inference_outputs, label_smoothing=label_smoothing, balanced=balanced
+        )
         if classification is not None and use_labels:
             loss = loss + classification
         elif not generative_outputs:
@@ -239,7 +273,12 @@ class TransAnnoModule(BaseModuleClass):
         }
 
     def _classification_loss(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Tensor], label_smoothing: float
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Tensor],
+        *,
+        label_smoothing: float,
+        balanced: bool,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """-> loss, labels ``(n_labeled,)`` and logits ``(n_labeled, n_classes)`` of the labeled cells, if any."""
         if self.classifier is None:
@@ -249,7 +288,13 @@ class TransAnnoModule(BaseModuleClass):
         if not is_labeled.any():
             return None, None, None
         labels, logits = labels[is_labeled], inference_outputs["logits"][is_labeled]
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing), labels, logits
+        # A type that is common in this minibatch counts for more than a rare one, but not for as much as it has cells.
+        weights = None
+        if balanced:
+            n_per_type = torch.bincount(labels, minlength=self.n_classes).to(logits)
+            weights = n_per_type.clamp_min(1).rsqrt() * (n_per_type > 0)
+        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
+        return loss, labels, logits
 
     def sample(self, *args, **kwargs):
         """The module predicts; it does not generate cells."""
@@ -268,8 +313,7 @@ class TransAnnoModule(BaseModuleClass):
         if genes:
             self.encoder.initialize_genes(expression)
             self.expression_head.initialize(n_per_bin)
-        if self.classifier is not None:
-            self.classifier.initialize(expression.mean(dim=0))
+        self.mean_expression.copy_(expression.mean(dim=0))
 
     def freeze(self, freeze: str | None) -> None:
         """Let everything learn (None), all but the encoder, or of the encoder its ``tunable_layers`` only.

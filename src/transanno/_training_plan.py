@@ -36,11 +36,9 @@ class TransAnnoTrainingPlan(TrainingPlan):
     optimizer
         ``"AdamW"``, or ``"Adam"``, whose weight decay is part of the gradient.
     lr
-        Peak learning rate. Default: 0.003 with slots, 0.001 with the Performer.
+        Peak learning rate. Default: 0.002 with views, 0.001 with the Performer.
     gene_lr
-        Peak learning rate of the encoder's gene embeddings, as a share of ``lr``. They start at principal axes of the
-        reference, and steps of full size overfit the noisy genes (docs/decisions/0008). Default: 0.1 in fine-tuning
-        with slots; otherwise, and where embeddings start at random, 1.
+        Peak learning rate of the encoder's gene embeddings, as a share of ``lr``.
     lr_schedule
         ``"cosine"``: a rise, then one cosine to ``lr_min``, stepped at every update. ``"warm_restarts"``: cosines over
         15, 30, 60, … epochs :cite:p:`loshchilov2017sgdr`, each after a rise over its first 5 epochs and each with nine
@@ -52,25 +50,32 @@ class TransAnnoTrainingPlan(TrainingPlan):
     warmup_fraction
         Share of all steps over which the learning rate rises to its peak, with ``lr_schedule="cosine"``.
     min_count_fraction
-        Count thinning: every training cell keeps a share of its molecules drawn from
-        U(``min_count_fraction``, 1). 1 switches it off.
+        Count thinning: the cells of a minibatch keep a share of their molecules drawn from
+        U(``min_count_fraction``, 1), each a little more or less of them. 1 switches it off.
+    gene_noise
+        All counts of a gene in a minibatch are multiplied by exp(N(0, s)), with s drawn from U(0, ``gene_noise``) for each,
+        as if another platform had captured the genes. 0 switches it off. Default: 0.7 where labels are learned.
     masking
-        ``"uniform"``: every training cell hides a share of all its genes, drawn from
-        U(0, ``max_masked_fraction``), as if it had been measured with a smaller panel. ``"expressed"``: a share
+        ``"panel"``: in half of the minibatches a share of all genes, drawn from U(0, ``max_masked_fraction``), is hidden in all
+        cells, as if they had been measured with a smaller panel, and none is to be predicted; the default where only labels
+        are learned. ``"uniform"``: every training cell hides a share of all its genes, drawn from
+        U(0, ``max_masked_fraction``); the default otherwise. ``"expressed"``: a share
         ``masked_fraction`` of the genes that a cell expresses has to be predicted, and of these a share
         ``replace_probability`` is hidden, as in TransAnno-Net and scBERT :cite:p:`yang2022scbert`.
     max_masked_fraction
-        See ``masking="uniform"``; 0 hides nothing.
+        See ``masking="panel"`` and ``"uniform"``; 0 hides nothing.
     masked_fraction, replace_probability
         See ``masking="expressed"``.
     batch_dropout
         Probability that a training cell's batch is replaced by "unknown batch".
     reconstruction_weight
-        Weight of the masked-expression loss beside the classification loss.
+        Weight of the masked-expression loss beside the classification loss. Default: 0 where labels are learned, else 1.
     use_labels
         Whether labels enter the loss; if not, their loss and accuracy are only logged.
     label_smoothing
         Label smoothing of the classification loss.
+    balanced
+        Whether a type with n cells in a minibatch weighs as sqrt(n) in the classification loss, instead of n.
 
     Raises
     ------
@@ -84,32 +89,39 @@ class TransAnnoTrainingPlan(TrainingPlan):
         *,
         optimizer: Literal["AdamW", "Adam"] = "AdamW",
         lr: float | None = None,
-        gene_lr: float | None = None,
+        gene_lr: float = 1.0,
         lr_schedule: Literal["cosine", "warm_restarts"] = "cosine",
         lr_min: float = 0.0,
-        weight_decay: float = 0.01,
+        weight_decay: float = 0.05,
         warmup_fraction: float = 0.1,
-        min_count_fraction: float = 0.2,
-        masking: Literal["uniform", "expressed"] = "uniform",
+        min_count_fraction: float = 0.15,
+        gene_noise: float | None = None,
+        masking: Literal["panel", "uniform", "expressed"] | None = None,
         max_masked_fraction: float = 0.4,
         masked_fraction: float = 0.15,
         replace_probability: float = 0.9,
         batch_dropout: float = 0.5,
-        reconstruction_weight: float = 0.1,
+        reconstruction_weight: float | None = None,
         use_labels: bool = True,
         label_smoothing: float = 0.05,
+        balanced: bool = True,
     ) -> None:
+        learns_labels = use_labels and module.n_classes > 0
+        gene_noise = (0.7 if learns_labels else 0.0) if gene_noise is None else gene_noise
+        if reconstruction_weight is None:
+            reconstruction_weight = 0.0 if learns_labels else 1.0
+        masking = ("uniform" if reconstruction_weight else "panel") if masking is None else masking
         check_choice("optimizer", optimizer, ("AdamW", "Adam"))
         check_choice("lr_schedule", lr_schedule, ("cosine", "warm_restarts"))
-        check_choice("masking", masking, ("uniform", "expressed"))
+        check_choice("masking", masking, ("panel", "uniform", "expressed"))
         lr = module.encoder.lr if lr is None else lr
         check_interval("lr", lr, 0.0)
-        if gene_lr is not None:
-            check_interval("gene_lr", gene_lr, 0.0, 1.0)
+        check_interval("gene_lr", gene_lr, 0.0, 1.0)
         check_interval("lr_min", lr_min, 0.0, lr)
         check_interval("weight_decay", weight_decay, 0.0)
         check_interval("warmup_fraction", warmup_fraction, 0.0, 1.0)
         check_interval("min_count_fraction", min_count_fraction, 0.0, 1.0, open_at="low")
+        check_interval("gene_noise", gene_noise, 0.0)
         check_interval("max_masked_fraction", max_masked_fraction, 0.0, 1.0, open_at="high")
         check_interval("masked_fraction", masked_fraction, 0.0, 1.0, open_at="high")
         check_interval("replace_probability", replace_probability, 0.0, 1.0)
@@ -125,22 +137,34 @@ class TransAnnoTrainingPlan(TrainingPlan):
             reconstruction_weight=reconstruction_weight,
             use_labels=use_labels,
             label_smoothing=label_smoothing,
+            balanced=balanced,
         )
-        is_fine_tuned = use_labels and module.n_classes > 0
-        self.gene_lr = (module.encoder.fine_tuning_gene_lr if is_fine_tuned else 1.0) if gene_lr is None else gene_lr
+        self.gene_lr = gene_lr
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
-        self.masking = {"max_masked_fraction": max_masked_fraction}
+        self.masking: dict[str, float | bool] = {"max_masked_fraction": max_masked_fraction}
+        if masking == "panel":
+            self.masking["is_panel"] = True
         if masking == "expressed":
             self.masking = {"masked_fraction": masked_fraction, "replace_probability": replace_probability}
+        elif masking == "panel" and reconstruction_weight:
+            raise ValueError(
+                f"reconstruction_weight={reconstruction_weight}, but masking='panel' hides the same genes in all cells of a "
+                "minibatch, which are not to be predicted. Choose another masking, or leave reconstruction_weight out."
+            )
         has_targets = reconstruction_weight > 0.0 and next(iter(self.masking.values())) > 0.0
-        if not has_targets and not (use_labels and module.n_classes):
+        if not has_targets and not learns_labels:
             raise ValueError(
                 f"There is nothing to learn from: labels are not used, and with {next(iter(self.masking))}="
                 f"{next(iter(self.masking.values()))} and reconstruction_weight={reconstruction_weight} neither are hidden "
                 "genes. Make both larger than 0."
             )
-        self.augmentation = {"min_count_fraction": min_count_fraction, **self.masking, "batch_dropout": batch_dropout}
+        self.augmentation = {
+            "min_count_fraction": min_count_fraction,
+            "gene_noise": gene_noise,
+            **self.masking,
+            "batch_dropout": batch_dropout,
+        }
         self._is_in_training_step = False
         # Of the epoch so far, by name: sum and number of cells, or a metric object and None; and how it is logged.
         self._epoch_logs: dict[str, tuple[Any, int | None, dict[str, Any]]] = {}

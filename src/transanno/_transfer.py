@@ -9,12 +9,11 @@ from transanno._module import TransAnnoModule
 
 # Parameters with one row per gene; and what belongs to the data or the task rather than to the encoder.
 _GENE_ROWS = (
-    "encoder.attention.gene_embedding",
     "encoder.gene_embedding",
     "expression_head.gene_embedding",
     "expression_head.gene_bias",
 )
-_NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing", "is_other", "commonest_bins")
+_NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing", "is_other", "mean_expression", "commonest_bins")
 _CLASSIFIER = "classifier."
 
 

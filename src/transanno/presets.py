@@ -32,7 +32,8 @@ class Preset:
     """Arguments of :meth:`transanno.TransAnno.train`."""
 
 
-_SCHEDULE = {"optimizer": "Adam", "weight_decay": 0.0, "lr_schedule": "warm_restarts", "min_count_fraction": 1.0}
+_SCHEDULE = {"optimizer": "Adam", "weight_decay": 0.0, "lr_schedule": "warm_restarts"}
+_SCHEDULE |= {"min_count_fraction": 1.0, "gene_noise": 0.0}
 
 PAPER = Preset(
     model=MappingProxyType(
@@ -81,8 +82,8 @@ PAPER = Preset(
                     "lr": 1e-4,
                     "lr_min": 1e-6,
                     "max_masked_fraction": 0.0,
-                    "reconstruction_weight": 0.0,
                     "label_smoothing": 0.0,
+                    "balanced": False,
                 }
             ),
         }

@@ -27,17 +27,19 @@ from transanno._training_plan import TransAnnoTrainingPlan
 from transanno.models._datamodule import as_anndata_registry
 from transanno.models._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
 from transanno.models._saving import SavingMixin
-from transanno.nn import sum_over_genes
+from transanno.nn import sum_over_cells, sum_over_genes
 
 logger = logging.getLogger(__name__)
 
+# Cells whose mean stands for that of a data set, and as how many cells the mean of the reference counts beside them: of one
+# cell there is no mean to speak of.
+_N_CENTER, _N_PRIOR = 20_000, 5
+
 # Cells from which gene embeddings and mean expression start.
 _N_INITIALIZATION = 5000
-# Cells that a training run visits at least, small references many times over, and its bounds in epochs. Labels of few
-# cells are soon learned by heart (docs/decisions/0008); hidden genes are not.
+# Cells, or minibatches, that a training run visits at least, small references many times over, and its bounds in epochs.
 _MIN_EPOCHS = 5
-N_VISITS, MAX_EPOCHS = 30_000, 20
-_MOST_VISITS = 4  # times as many in all, where few cells are labeled
+N_VISITS, N_STEPS, MAX_EPOCHS = 30_000, 500, 20
 N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS = 90_000, 120
 
 
@@ -233,6 +235,25 @@ class TransAnnoBase(SavingMixin):
             return sp.csr_matrix(counts[indices], dtype=np.float32)
         return sp.csr_matrix(take_rows(counts, indices), dtype=np.float32)
 
+    def _is_missing(self, aligned: AlignedData | None) -> torch.Tensor:
+        """-> genes that the data lack ``(n_vars,)``."""
+        if aligned is None:
+            return self.module.is_missing
+        return torch.from_numpy(aligned.is_missing).to(self.module.device)
+
+    def _center(self, aligned: AlignedData | None, cells: np.ndarray | None = None) -> torch.Tensor:
+        """Mean log-expression ``(n_vars,)`` of a data set, or of some of its cells, drawn a little to that of the reference."""
+        if cells is None:
+            cells = np.arange(self._registered_counts().shape[0] if aligned is None else len(aligned.obs))
+        n_cells = min(len(cells), _N_CENTER)
+        sample = cells[np.linspace(0, len(cells) - 1, n_cells).round().astype(int)] if n_cells else cells
+        total = _N_PRIOR * self.module.mean_expression
+        is_missing = self._is_missing(aligned)
+        for tensors in self._minibatches(aligned, sample, None):
+            counts = tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)
+            total = total + sum_over_cells(self.module.normalize(counts, (is_missing | self.module.is_other)[None, :]))
+        return total / (n_cells + _N_PRIOR)
+
     def _infer(
         self,
         output: str,
@@ -253,21 +274,23 @@ class TransAnnoBase(SavingMixin):
         dataloader: Iterable[Minibatch] | None = None,
         *,
         projection: torch.Tensor | None = None,
+        center: torch.Tensor | None = None,
     ) -> list[np.ndarray]:
         """Some of the module's outputs for every cell -> ``(n_cells, ...)`` of each.
 
-        One more, ``"projected"``, is the product of log-expression with ``projection (n_vars, width)``.
+        One more, ``"projected"``, is the product of log-expression with ``projection (n_vars, width)``. ``center`` is the
+        mean of the data set, by default that of all of its cells, and with a ``dataloader`` that of the reference.
         """
-        is_missing = None
-        if aligned is not None:
-            is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
+        is_missing = self._is_missing(aligned)
+        if center is None and dataloader is None and self.module.reads_center:
+            center = self._center(aligned)
         minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
         parts: list[list[np.ndarray]] = [[] for _ in outputs]
         self.module.eval()
-        with torch.inference_mode(), self.module.encoder.fixed_weights():
+        with torch.inference_mode():
             for tensors in minibatches:
                 inputs = self.module._get_inference_input(tensors)
-                found = self.module.inference(**inputs, is_missing=is_missing)
+                found = self.module.inference(**inputs, is_missing=is_missing, center=center)
                 if projection is not None:
                     found["projected"] = sum_over_genes(found["expression"], projection)
                 for part, output in zip(parts, outputs, strict=True):
@@ -340,15 +363,9 @@ def describe(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
 
 
-def default_max_epochs(n_obs: int, n_visits: int, most: int, *, n_labeled: int | None = None) -> int:
-    """Number of cells -> epochs, so that small references are visited as often as it takes.
-
-    Where only ``n_labeled`` of the cells have labels, it is these that have to be visited so often, if that does not take
-    more than four times as many visits in all (docs/decisions/0011).
-    """
-    needed = n_visits / max(n_obs if n_labeled is None else n_labeled, 1)
-    affordable = _MOST_VISITS * n_visits / max(n_obs, 1)
-    return int(np.clip(round(min(needed, affordable)), _MIN_EPOCHS, most))
+def default_max_epochs(per_epoch: int, needed: int, most: int) -> int:
+    """Number of cells, or of minibatches, in an epoch and in all -> epochs, so that small references are visited as often as it takes."""
+    return int(np.clip(round(needed / max(per_epoch, 1)), _MIN_EPOCHS, most))
 
 
 def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:

@@ -73,7 +73,8 @@ class CalibrationMixin(TransAnnoBase):
         held_out = np.sort(rng.permutation(held_out)[:_MAX_HELD_OUT])
         with self._unknown_where_untrained(training):
             self._fit_novelty_space(training)
-            logits, z, projected = self._infer_judged(None, held_out, None)
+            # As a query of its own.
+            logits, z, projected = self._infer_judged(None, held_out, None, center=self._center(None, held_out))
             scores = self._distances(None, z, projected)
         what = "batches" if not np.isin(self._batch_codes()[held_out], self._batch_codes()[training]).any() else "cells"
         truth, rows = codes[held_out], np.arange(len(held_out))
@@ -131,17 +132,27 @@ class CalibrationMixin(TransAnnoBase):
         return p_values_by_type(scores, called, self.calibration_["distance"], self.calibration_["called"])
 
     def _infer_judged(
-        self, aligned: AlignedData | None, positions: np.ndarray, batch_size: int | None
+        self,
+        aligned: AlignedData | None,
+        positions: np.ndarray,
+        batch_size: int | None,
+        *,
+        center: torch.Tensor | None = None,
     ) -> list[np.ndarray]:
         """-> logits, states and components of expression ``(n_cells, ...)``, in one pass over the cells."""
         if self.novelty_space_ is None:
-            logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size)
+            logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size, center=center)
             return [logits, z, np.zeros((len(z), 0))]
         components = self.novelty_space_["components"]
         projection = torch.zeros(self.module.n_input, components.shape[1])
         projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(components).float()
         return self._infer_all(
-            ("logits", "z", "projected"), aligned, positions, batch_size, projection=projection.to(self.module.device)
+            ("logits", "z", "projected"),
+            aligned,
+            positions,
+            batch_size,
+            projection=projection.to(self.module.device),
+            center=center,
         )
 
     def _distances(self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray) -> np.ndarray | None:

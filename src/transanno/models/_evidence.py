@@ -1,4 +1,4 @@
-"""Why a cell is called what it is: contributions of genes, and what the slots look at."""
+"""Why a cell is called what it is: contributions of genes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,13 @@ from transanno._query import AlignedData
 from transanno._validation import check_choice, check_interval, check_obs_column
 from transanno.models._minibatches import Minibatch, as_positions
 from transanno.models._prediction import PredictionMixin
-from transanno.nn import CellReading, SlotEncoder, attribute
+from transanno.nn import CellReading, Context, ViewEncoder, attribute
 
 # Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
 # on average, of some 5; the way from a silent cell starts with a steep piece.
 BASELINES = {"average": 16, "silent": 64}
 # Cells whose mean is the baseline where the model stores no mean expression.
 _N_BASELINE = 500
-# Attention is an array of cells × slots × genes.
-_ATTENTION_BATCH_SIZE = 128
 
 
 class EvidenceMixin(PredictionMixin):
@@ -112,82 +110,17 @@ class EvidenceMixin(PredictionMixin):
         size = batch_size or self.module.encoder.gradient_batch_size
         with self._explaining(aligned) as is_missing:
             start = self._baseline(baseline, aligned, target.n_obs, is_missing)
+            context = self.module.context(is_missing, self._center(aligned) if self.module.reads_center else None)
             rows = torch.from_numpy(codes[is_used])
             batches = self._minibatches(aligned, positions[is_used], size)
             for tensors, code in zip(batches, rows.split(size), strict=True):
-                found = self._attribute(tensors, contrast[code], start, is_missing, n_steps=n_steps)
+                found = self._attribute(tensors, contrast[code], start, is_missing, context, n_steps=n_steps)
                 total.index_add_(0, code, found.double().cpu())
         counts = torch.bincount(rows, minlength=len(groups))
         index = pd.Index(groups, name=groupby if isinstance(groupby, str) else None)
         table = pd.DataFrame((total / counts[:, None]).numpy()[:, self._is_gene], index=index, columns=self.genes)
         table.attrs["labels"] = dict(zip(groups, self.labels[explained.numpy()].tolist(), strict=True))
         return table
-
-    def get_attention(
-        self,
-        adata: AnnData | MuData | None = None,
-        indices: Sequence[int] | np.ndarray | None = None,
-        groupby: str | Sequence[object] | np.ndarray | pd.Categorical | None = None,
-    ) -> pd.DataFrame:
-        """What the slots look at: their attention to the expressed genes, averaged over cells.
-
-        Attention says where a slot reads, not what follows from it; for what decides, see
-        :meth:`get_gene_attributions`.
-
-        Parameters
-        ----------
-        adata
-            Cells with raw counts; genes are matched by name. Default: the data of the model.
-        indices
-            Positions or boolean mask of the cells to use. Default: all.
-        groupby
-            Column of ``obs``, or a group for each of the cells; cells without a group are left out. Default: one group
-            of all.
-
-        Returns
-        -------
-        DataFrame, slots × genes of the model, or with ``groupby`` (group, slot) × genes. Rows sum to one; genes that are
-        not expressed, or that the data lack, are zero. Cells without counts are left out, and a group of nothing else
-        is NaN.
-
-        Raises
-        ------
-        ValueError
-            If the encoder has no slots, no cells are left, or ``groupby`` has another length than the cells.
-        KeyError
-            If there is no such column.
-
-        Examples
-        --------
-        >>> model.get_attention(query, groupby="transanno").loc[("B cell", "slot 0")].nlargest(10)
-        """
-        self._check_if_trained()
-        encoder = self.module.encoder
-        if not isinstance(encoder, SlotEncoder):
-            raise ValueError(
-                'The model has encoder="performer", whose attention is among all pairs of genes in every layer and is '
-                'never computed as an array. Attention can be read from models with encoder="slots"; '
-                "get_gene_attributions works for both."
-            )
-        target, aligned = self._resolve(adata)
-        positions = as_positions(indices, target.n_obs)
-        codes, groups = _as_groups(np.zeros(len(positions), int) if groupby is None else groupby, target, positions)
-        is_used = codes >= 0
-        total = torch.zeros(len(groups), encoder.n_tokens, self.module.n_input, dtype=torch.float64)
-        with self._explaining(aligned) as is_missing:
-            rows = torch.from_numpy(codes[is_used]).split(_ATTENTION_BATCH_SIZE)
-            batches = self._minibatches(aligned, positions[is_used], _ATTENTION_BATCH_SIZE, allow_sparse=False)
-            for tensors, code in zip(batches, rows, strict=True):
-                found = encoder.attention.attend(self._expression(tensors, is_missing))
-                total.index_add_(0, code, found.double().cpu())
-        # Rows of cells without counts are zero: dividing by the sum leaves them out of the mean.
-        mean = (total / total.sum(dim=2, keepdim=True)).flatten(0, 1).numpy()
-        slots = [f"slot {i}" for i in range(encoder.n_tokens)]
-        index = pd.Index(slots, name="slot")
-        if groupby is not None:
-            name = groupby if isinstance(groupby, str) else "group"
-            index = pd.MultiIndex.from_product([groups, slots], names=[name, "slot"])
-        return pd.DataFrame(mean[:, self._is_gene], index=index, columns=self.genes)
 
     def _mean_expression(
         self, aligned: AlignedData | None, positions: np.ndarray, codes: np.ndarray, n_groups: int
@@ -197,7 +130,7 @@ class EvidenceMixin(PredictionMixin):
         Expression is log1p of counts per 10,000 of the model's genes; NaN for groups without cells.
         """
         total, n_expressing = np.zeros((2, n_groups, self.module.n_input))
-        size = SlotEncoder.inference_batch_size
+        size = ViewEncoder.inference_batch_size
         with self._explaining(aligned) as is_missing:
             batches = self._minibatches(aligned, positions, size)
             for i, tensors in enumerate(batches):
@@ -215,47 +148,49 @@ class EvidenceMixin(PredictionMixin):
 
     @contextmanager
     def _explaining(self, aligned: AlignedData | None) -> Iterator[Tensor]:
-        """Context of fixed weights, in evaluation mode -> genes that the data lack ``(1, n_vars)``."""
-        is_missing = self.module.is_missing
-        if aligned is not None:
-            is_missing = torch.from_numpy(aligned.is_missing).to(self.module.device)
+        """Context of evaluation without gradients -> genes that the data lack ``(1, n_vars)``."""
         self.module.eval()
-        with torch.no_grad(), self.module.encoder.fixed_weights():
-            yield (is_missing | self.module.is_other)[None, :]
+        with torch.no_grad():
+            yield (self._is_missing(aligned) | self.module.is_other)[None, :]
 
     def _expression(self, tensors: Minibatch, is_missing: Tensor) -> Tensor:
         expression = self.module.normalize(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device), is_missing)
         return expression.to_dense() if expression.layout != torch.strided else expression
 
     def _attribute(
-        self, tensors: Minibatch, contrast: Tensor, start: CellReading, is_missing: Tensor, *, n_steps: int
+        self,
+        tensors: Minibatch,
+        contrast: Tensor,
+        start: CellReading,
+        is_missing: Tensor,
+        context: Context,
+        *,
+        n_steps: int,
     ) -> Tensor:
         """Minibatch, contrast of labels ``(n_obs, n_labels)``, baseline -> contributions ``(n_obs, n_vars)``."""
         module = self.module
         assert module.classifier is not None  # this model always has one
-        expression = module.normalize(tensors[REGISTRY_KEYS.X_KEY].to(module.device), is_missing)
+        expression = self._expression(tensors, is_missing)
         reading = module.encoder.read(expression, is_missing)
-        dense = expression.to_dense() if expression.layout != torch.strided else expression
         batch = module.batch_embedding(tensors[REGISTRY_KEYS.BATCH_KEY].to(module.device).flatten())
         return attribute(
             module.encoder,
             module.classifier,
             start,
-            CellReading(dense, reading),
+            CellReading(expression, reading),
             is_missing,
             batch,
-            contrast.to(dense),
+            context,
+            contrast.to(expression),
             n_steps=n_steps,
         )
 
     def _baseline(self, baseline: str, aligned: AlignedData | None, n_obs: int, is_missing: Tensor) -> CellReading:
         """-> the cell from which contributions start."""
-        encoder, classifier = self.module.encoder, self.module.classifier
-        stored: Tensor | None = getattr(classifier, "mean_expression", None)
+        encoder = self.module.encoder
+        stored: Tensor | None = None if encoder.has_gene_tokens else self.module.mean_expression
         if baseline == "silent":
             stored = torch.zeros_like(is_missing[0], dtype=torch.float32)
-        elif encoder.has_gene_tokens:
-            stored = None
         if stored is not None:
             expression = stored[None, :].masked_fill(is_missing, 0.0)
             return CellReading(expression, encoder.read(expression, is_missing))

@@ -49,19 +49,16 @@ class TransAnnoPretrain(TransAnnoBase):
     registry
         Registry of a data module, for training without AnnData.
     encoder
-        ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
-        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
-        (``batch_size``).
+        ``"views"``: Transformer layers over three views of a cell, each a sum over all genes. ``"performer"``: that of the
+        paper, a token per gene. Much slower; train it in small minibatches (``batch_size``).
     n_hidden
-        Width of a token. Default: 48 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
+        Width of a token. Default: 64 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 48 with slots; in the Performer it is ``n_hidden``.
-    n_slots
-        Number of slots, only with slots. Default: 4.
+        Width of the cell state. Default: 64 with views; in the Performer it is ``n_hidden``.
     n_layers
-        Number of Transformer layers. Default: 2 with slots, 6 in the Performer.
+        Number of Transformer layers. Default: 1 with views, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer. Default: 2 with slots, 10 in the Performer.
+        Number of attention heads in a layer. Default: 4 with views, 10 in the Performer.
     head_dim
         Width of an attention head, only in the Performer. Default: 64.
     n_features
@@ -85,10 +82,9 @@ class TransAnnoPretrain(TransAnnoBase):
         adata: AnnData | MuData | None = None,
         registry: dict[str, Any] | None = None,
         *,
-        encoder: str = "slots",
+        encoder: str = "views",
         n_hidden: int | None = None,
         n_latent: int | None = None,
-        n_slots: int | None = None,
         n_layers: int | None = None,
         n_heads: int | None = None,
         head_dim: int | None = None,
@@ -101,7 +97,6 @@ class TransAnnoPretrain(TransAnnoBase):
             "encoder": encoder,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
-            "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
             "head_dim": head_dim,
@@ -183,7 +178,7 @@ class TransAnnoPretrain(TransAnnoBase):
             splitter,
             max_epochs=max_epochs
             or default_max_epochs(self.summary_stats.n_cells, N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS),
-            plan_kwargs=plan_arguments(plan_config, plan_kwargs, reconstruction_weight=1.0),
+            plan_kwargs=plan_arguments(plan_config, plan_kwargs),
             trainer_kwargs=trainer_kwargs,
             accelerator=accelerator,
             devices=devices,
@@ -232,9 +227,9 @@ class TransAnnoPretrain(TransAnnoBase):
         """
         self._check_if_trained(warn=False)
         target, aligned = self._resolve(adata)
-        options: dict[str, Any] = dict(self.masking_)
-        if aligned is not None:
-            options["is_missing"] = torch.from_numpy(aligned.is_missing).to(self.module.device)
+        options: dict[str, Any] = {**self.masking_, "is_missing": self._is_missing(aligned)}
+        if self.module.reads_center:
+            options["center"] = self._center(aligned)
         n_right = np.zeros(3)
         self.module.eval()
         with seeded(seed), torch.inference_mode():

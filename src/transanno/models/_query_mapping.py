@@ -1,15 +1,12 @@
-"""From a trained model to a query: mapping without the reference's data, and guarded adaptation."""
+"""From a trained model to a query: mapping without the reference's data, and adaptation to its batches."""
 
 from __future__ import annotations
 
-import warnings
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi.model.base import ArchesMixin
@@ -21,11 +18,6 @@ from transanno._repair import find_names
 from transanno.models._base import as_model
 from transanno.models._prediction import PredictionMixin
 from transanno.models._saving import ignored_gene_warnings
-from transanno.nn import CellTypeHead
-
-# Calls above this probability are what an adaptation to the query has to agree with, and in what share of cells; and in how
-# many fewer cells the two paths of the head may agree afterwards.
-_SURE, _MIN_AGREEMENT, _MAX_LOSS = 0.9, 0.95, 0.01
 
 
 class QueryMappingMixin(PredictionMixin, ArchesMixin):
@@ -55,9 +47,7 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
         query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
         into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
-        that the reference does not have, and nothing else, to the query; labels that the query has are not used, and
-        the adaptation is undone if it contradicts calls that the Transformer alone was sure of, or leads it away from the
-        regression beside it.
+        that the reference does not have, and nothing else, to the query; labels that the query has are not used.
 
         Parameters
         ----------
@@ -154,53 +144,6 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         self.module.freeze_for_query(n_reference_batches)
         if self.query_trains_["classifier"] and self.module.classifier is not None:
             self.module.classifier.requires_grad_(True)
-
-    def _registered_probabilities(self, path: Literal["deep", "wide"]) -> np.ndarray:
-        """Probabilities of the registered cells by one path of the head ``(n_obs, n_labels)``."""
-        head = self.module.classifier
-        with head.alone(path) if isinstance(head, CellTypeHead) else nullcontext():
-            logits = self._infer("logits", None, np.arange(self.adata.n_obs), None)
-        return torch.from_numpy(logits).softmax(dim=1).numpy()
-
-    def _undo_unless_calls_agree(self, before: np.ndarray, batch_embedding: torch.Tensor) -> None:
-        """Take an adaptation back that contradicts what the Transformer was sure of, or leads it away from the wide path.
-
-        Reconstructing the query better need not mean annotating it better: where batch and type coincide in the
-        reference, the embedding of a new batch can drift to where it stands for a type. The wide path knows no batches, so it
-        is an independent witness.
-        """
-        reason = self._why_harmful(before)
-        if reason is None:
-            return
-        with torch.no_grad():
-            self.module.batch_embedding.weight.copy_(batch_embedding)
-        warnings.warn(
-            f"The adaptation to the query was undone: {reason}. Predictions are those before train().",
-            UserWarning,
-            stacklevel=3,
-        )
-
-    def _why_harmful(self, before: np.ndarray) -> str | None:
-        """The Transformer's probabilities before an adaptation ``(n_obs, n_labels)`` -> what speaks against it, if anything."""
-        is_sure, called_before = before.max(axis=1) >= _SURE, before.argmax(axis=1)
-        calls = self._registered_probabilities("deep").argmax(axis=1)
-        agreement = (called_before == calls)[is_sure].mean() if is_sure.any() else 0.0
-        if agreement < _MIN_AGREEMENT:
-            return (
-                f"only {agreement:.0%} of the calls that the Transformer alone was sure of stayed as they were (at least "
-                f"{_MIN_AGREEMENT:.0%} have to)"
-            )
-        head = self.module.classifier
-        if not isinstance(head, CellTypeHead) or head.wide_share == 0:
-            return None
-        witness = self._registered_probabilities("wide").argmax(axis=1)
-        agreed_before, agreed = (called_before == witness).mean(), (calls == witness).mean()
-        if agreed >= agreed_before - _MAX_LOSS:
-            return None
-        return (
-            f"the Transformer agrees with the regression, which knows no batches, in {agreed:.1%} of the cells, after "
-            f"{agreed_before:.1%} before"
-        )
 
 
 def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:

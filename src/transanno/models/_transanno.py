@@ -19,11 +19,11 @@ from transanno._constants import UNLABELED_CATEGORY
 from transanno._data_splitter import AnnotationDataSplitter
 from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno._validation import check_choice
-from transanno.models._base import MAX_EPOCHS, N_VISITS, default_max_epochs, plan_arguments
+from transanno.models._base import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs, plan_arguments
 from transanno.models._evidence import EvidenceMixin
+from transanno.models._experts import ExpertsMixin
 from transanno.models._health import warn_if_collapsed
 from transanno.models._pretrained import PretrainedMixin
-from transanno.models._wide_path import WidePathMixin
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
@@ -31,12 +31,12 @@ _MAX_CONFOUNDING = 0.8
 _QUERY_LR = 1e-3
 
 
-class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
+class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
-    A Transformer over learned slots that attend to all expressed genes, fine-tuned with count thinning
-    and gene masking so that predictions hold on shallower sequencing and other gene panels. It re-implements
-    TransAnno-Net :cite:p:`transannonet2025` as an scvi-tools model :cite:p:`gayoso2022scvitools`; departures from
+    A Transformer over views of a cell, by itself and relative to its data set, trained on small data sets of random
+    composition, depth, gene efficiencies and panel, so that predictions hold in other laboratories; beside it two simpler
+    experts (docs/decisions/0012). It re-implements TransAnno-Net :cite:p:`transannonet2025` as an scvi-tools model :cite:p:`gayoso2022scvitools`; departures from
     the paper are listed in the user guide.
 
     Parameters
@@ -46,23 +46,20 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
     registry
         Registry of a data module, for training without AnnData.
     encoder
-        ``"slots"``: attention from learned slots to all genes, then Transformer layers over the slots.
-        ``"performer"``: that of the paper, a token per gene. Much slower; train it in small minibatches
-        (``batch_size``).
+        ``"views"``: Transformer layers over three views of a cell, each a sum over all genes. ``"performer"``: that of the
+        paper, a token per gene. Much slower; train it in small minibatches (``batch_size``).
     head
-        Cell-type head. ``"wide"``: linear in the cell state and in the expression of every gene, the default with
-        slots. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
+        Cell-type head. ``"experts"``: linear in the cell state, beside a regression and mean directions of types, the
+        default with views. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
         Performer.
     n_hidden
-        Width of a token. Default: 48 with slots, where it is a multiple of ``n_heads``; 200 in the Performer.
+        Width of a token. Default: 64 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 48 with slots; in the Performer it is ``n_hidden``.
-    n_slots
-        Number of slots, only with slots. Default: 4.
+        Width of the cell state. Default: 64 with views; in the Performer it is ``n_hidden``.
     n_layers
-        Number of Transformer layers. Default: 1 with slots, 6 in the Performer.
+        Number of Transformer layers. Default: 1 with views, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer. Default: 1 with slots, 10 in the Performer.
+        Number of attention heads in a layer. Default: 4 with views, 10 in the Performer.
     head_dim
         Width of an attention head, only in the Performer. Default: 64.
     n_features
@@ -88,11 +85,10 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         adata: AnnData | MuData | None = None,
         registry: dict[str, Any] | None = None,
         *,
-        encoder: str = "slots",
+        encoder: str = "views",
         head: str | None = None,
         n_hidden: int | None = None,
         n_latent: int | None = None,
-        n_slots: int | None = None,
         n_layers: int | None = None,
         n_heads: int | None = None,
         head_dim: int | None = None,
@@ -113,7 +109,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
             "head": head,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
-            "n_slots": n_slots,
             "n_layers": n_layers,
             "n_heads": n_heads,
             "head_dim": head_dim,
@@ -158,8 +153,8 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the cells. Default: as many as it takes to visit 30,000 labeled cells (and 120,000 in all, if most
-            have no label), between 5 and 20; for a query, half of what it takes to visit 30,000 cells.
+            Passes over the labeled cells, of at least 25 minibatches each. Default: as many as it takes for 500
+            minibatches, between 5 and 20; for a query, half of what it takes to visit 30,000 cells.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.
         check_val_every_n_epoch
@@ -171,8 +166,9 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         accelerator, devices
             See :class:`scvi.train.Trainer`.
         datasplitter_kwargs
-            For example ``external_indexing`` or ``class_balance``: a number from 0 (cells as often as they are in the
-            data) to 1 (every type as often as every other), default 0.5, or ``"oversample"``, which repeats cells of
+            For example ``external_indexing`` or ``class_balance``: ``"episodes"``, the default, makes every minibatch a data set of
+            some of the types in random proportions; a number from 0 (cells as often as they are in the
+            data) to 1 (every type as often as every other); or ``"oversample"``, which repeats cells of
             the smaller types until each has as many as the largest. Cells are only ever repeated in training.
         plan_kwargs, plan_config
             Arguments of the training plan, such as ``lr``, ``min_count_fraction`` or ``lr_schedule``; the user guide
@@ -184,7 +180,7 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         freeze
             Which pretrained weights stay as they are in this run. ``"encoder"``: all. ``"partial"``: all but the
             encoder's final norm and one of its layers, the rule of TransAnno-Net :cite:p:`transannonet2025`; the layer
-            is the last one of ``encoder="slots"``. The cell-type head and the batches always learn. A later
+            is the last one of ``encoder="views"``. The cell-type head and the batches always learn. A later
             ``train()`` changes all weights again unless it is told to freeze, too.
         **trainer_kwargs
             Arguments of :class:`scvi.train.Trainer`, such as ``early_stopping``, ``accumulate_grad_batches`` or
@@ -230,7 +226,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                 **(datasplitter_kwargs or {}),
             )
         plan_defaults: dict[str, Any] = {}
-        is_guarded = False
         if self.n_reference_batches_ is not None:
             self._freeze_for_query(self.n_reference_batches_)
             if not any(parameter.requires_grad for parameter in self.module.parameters()):
@@ -241,7 +236,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                     stacklevel=2,
                 )
                 return
-            is_guarded = not use_labels
             plan_defaults = {
                 "lr": _QUERY_LR,
                 "batch_dropout": 0.0,
@@ -252,11 +246,12 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
         else:
             if datamodule is None:
                 self._warn_if_confounded()
-            n_labeled = int((splitter.codes >= 0).sum()) if datamodule is None else None
-            epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS, n_labeled=n_labeled)
+            epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS)
+            if datamodule is None:
+                epochs = default_max_epochs(splitter.n_steps_per_epoch, N_STEPS, MAX_EPOCHS)
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
-                self._fit_wide_path(splitter)
+                self._fit_experts(splitter)
             if freeze is not None and self.n_new_genes_:
                 warnings.warn(
                     f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "
@@ -266,8 +261,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
                     stacklevel=2,
                 )
             self.module.freeze(freeze)
-        weights = self.module.batch_embedding.weight.detach().clone()
-        before = self._registered_probabilities("deep") if is_guarded else None
         self._run_training(
             splitter,
             max_epochs=max_epochs or epochs,
@@ -284,8 +277,6 @@ class TransAnno(EvidenceMixin, WidePathMixin, PretrainedMixin):
             self._forget_calibration()  # it was that of other weights
         if datamodule is None and self.n_reference_batches_ is None and len(splitter.val_idx):
             self._calibrate(splitter.train_idx, splitter.val_idx)
-        if before is not None:
-            self._undo_unless_calls_agree(before, weights)
 
     def _check_freeze(self, freeze: str | None) -> None:
         """Raise ValueError unless this can be frozen."""

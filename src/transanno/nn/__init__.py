@@ -12,23 +12,25 @@ from transanno.nn._build import (
     default_head,
     encoder_arguments,
 )
-from transanno.nn._encoder import EncoderOutput, SlotEncoder
+from transanno.nn._encoder import Context, EncoderOutput, ViewEncoder
 from transanno.nn._expression import (
     bin_expression,
     commonest_bins,
     count_bins,
+    distance_from,
     normalize_counts,
-    rescale_expression,
+    perturb_genes,
     sample_expressed_mask,
     sample_gene_mask,
+    sample_panel,
     sparse_rows,
+    sum_over_cells,
     sum_over_genes,
     thin_counts,
 )
 from transanno.nn._favor import draw_projection, favor_attention
-from transanno.nn._heads import CellTypeHead, ConvHead, ExpressionHead, TokenExpressionHead
+from transanno.nn._heads import CellTypeHead, ConvHead, ExpressionHead, Shares, TokenExpressionHead
 from transanno.nn._performer import PerformerEncoder, PerformerLayer
-from transanno.nn._slot_attention import SlotAttention
 from transanno.nn._transformer import TransformerBlock
 
 __all__ = [
@@ -36,16 +38,17 @@ __all__ = [
     "HEADS",
     "CellReading",
     "CellTypeHead",
+    "Context",
     "ConvHead",
     "Encoder",
     "EncoderOutput",
     "ExpressionHead",
     "PerformerEncoder",
     "PerformerLayer",
-    "SlotAttention",
-    "SlotEncoder",
+    "Shares",
     "TokenExpressionHead",
     "TransformerBlock",
+    "ViewEncoder",
     "attribute",
     "bin_expression",
     "build_classifier",
@@ -53,15 +56,18 @@ __all__ = [
     "commonest_bins",
     "count_bins",
     "default_head",
+    "distance_from",
     "draw_projection",
     "encoder_arguments",
     "favor_attention",
     "gauss_legendre",
     "normalize_counts",
-    "rescale_expression",
+    "perturb_genes",
     "sample_expressed_mask",
     "sample_gene_mask",
+    "sample_panel",
     "sparse_rows",
+    "sum_over_cells",
     "sum_over_genes",
     "thin_counts",
 ]

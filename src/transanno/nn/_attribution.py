@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transanno.nn._build import Encoder
+from transanno.nn._encoder import Context
 from transanno.nn._heads import CellTypeHead, ConvHead
 
 
@@ -40,6 +41,7 @@ def attribute(
     end: CellReading,
     is_masked: Tensor,
     batch_embedding: Tensor,
+    context: Context,
     contrast: Tensor,
     *,
     n_steps: int,
@@ -50,22 +52,22 @@ def attribute(
     straight line from baseline to cell. The genes of a cell sum to :math:`f(cell) - f(baseline)` but for the error of
     the quadrature, here by Gauss and Legendre.
 
-    The line is drawn between *readings*. Of slots these are sums over genes, linear in expression, so it is the line
-    between expressions, and one product with the gene table before and one after are enough for all steps. The
+    The line is drawn between *readings* and between expressions. With views the reading is the expression. The
     Performer sorts expression into bins, which has no gradient; its line leads from the embedding of one bin to that of
-    another. What the head reads directly is linear, and needs no steps.
+    another. The mean of the data set stays as it is.
     """
-    gradient = torch.zeros_like(end.reading)
+    by_reading, by_expression = torch.zeros_like(end.reading), torch.zeros_like(end.expression)
     for node, weight in zip(*map(Tensor.tolist, gauss_legendre(n_steps)), strict=True):
-        point = torch.lerp(start.reading, end.reading, node).requires_grad_()
+        reading = torch.lerp(start.reading, end.reading, node).requires_grad_()
+        expression = torch.lerp(start.expression, end.expression, node).requires_grad_()
         with torch.enable_grad():
-            logits = classifier.read_encoded(encoder.encode(point, is_masked, batch_embedding))
-            total = (contrast * logits).sum()
-        gradient += weight * torch.autograd.grad(total, point)[0]
+            encoded = encoder.encode(reading, is_masked, batch_embedding, context)
+            total = (contrast * classifier(encoded, expression, is_masked, context)).sum()
+        found = torch.autograd.grad(total, (reading, expression), materialize_grads=True)
+        by_reading += weight * found[0]
+        by_expression += weight * found[1]
     difference = end.expression - start.expression
-    contribution = encoder.share_among_genes(gradient, end.reading - start.reading, difference)
-    if isinstance(classifier, CellTypeHead):
-        direct = classifier.read_directly(end.expression) - classifier.read_directly(start.expression)
-        contribution = contribution + contrast @ classifier.gene_weights * direct
+    contribution = encoder.share_among_genes(by_reading, end.reading - start.reading, difference)
+    contribution = contribution + by_expression * difference
     # An average of many equal readings differs from them in the last digit.
     return contribution.masked_fill(is_masked, 0.0)

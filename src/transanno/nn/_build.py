@@ -6,16 +6,16 @@ import inspect
 from typing import Any
 
 from transanno._constants import N_BINS
-from transanno.nn._encoder import SlotEncoder
+from transanno.nn._encoder import ViewEncoder
 from transanno.nn._heads import CellTypeHead, ConvHead, ExpressionHead, TokenExpressionHead
 from transanno.nn._performer import PerformerEncoder
 
-Encoder = SlotEncoder | PerformerEncoder
+Encoder = ViewEncoder | PerformerEncoder
 
-ENCODERS: dict[str, type[SlotEncoder] | type[PerformerEncoder]] = {"slots": SlotEncoder, "performer": PerformerEncoder}
+ENCODERS: dict[str, type[ViewEncoder] | type[PerformerEncoder]] = {"views": ViewEncoder, "performer": PerformerEncoder}
 """Encoders by the name that the models' ``encoder`` argument takes."""
 
-HEADS: dict[str, type[CellTypeHead] | type[ConvHead]] = {"wide": CellTypeHead, "conv": ConvHead}
+HEADS: dict[str, type[CellTypeHead] | type[ConvHead]] = {"experts": CellTypeHead, "conv": ConvHead}
 """Cell-type heads by the name that the models' ``head`` argument takes."""
 
 
@@ -43,7 +43,7 @@ def encoder_arguments(encoder: str, given: dict[str, Any]) -> dict[str, Any]:
 
 def default_head(encoder: str) -> str:
     """Name of an encoder -> name of its cell-type head, where none is asked for."""
-    return "conv" if ENCODERS[encoder].has_gene_tokens else "wide"
+    return "conv" if ENCODERS[encoder].has_gene_tokens else "experts"
 
 
 def build_classifier(

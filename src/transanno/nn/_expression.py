@@ -12,18 +12,24 @@ from transanno._constants import N_BINS, TARGET_SUM
 
 # Cells whose expression is binned at once: the bins take twice the memory of the counts.
 _N_BINNED = 512
+# Depths of cells around that of their data set, and the least share of a cell's molecules that is kept.
+_DEPTHS_OF_CELLS, _MIN_KEPT = (0.6, 1.4), 0.05
+# Least squared distance from a center.
+_TINY = 1e-6
 
 
 def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
     """counts ``(n_obs, n_vars)`` -> the same cells sequenced less deeply, ``(n_obs, n_vars)``.
 
-    Every molecule of a cell is kept with one probability, drawn per cell from
-    U(``min_fraction``, 1): binomial thinning models the difference in sequencing depth that
-    separates platforms. ``min_fraction=1`` returns ``counts`` itself.
+    Every molecule is kept with a probability that is the product of one drawn for all of the cells from
+    U(``min_fraction``, 1) and one drawn for each from U(0.6, 1.4), at most 1: binomial thinning models the difference in
+    sequencing depth that separates data sets, and cells. ``min_fraction=1`` returns ``counts`` itself.
     """
     if min_fraction >= 1.0:
         return counts
-    kept = min_fraction + (1.0 - min_fraction) * torch.rand(len(counts), device=counts.device)
+    shared = min_fraction + (1.0 - min_fraction) * torch.rand((), device=counts.device)
+    own = torch.empty(len(counts), device=counts.device).uniform_(*_DEPTHS_OF_CELLS)
+    kept = (shared * own).clamp(_MIN_KEPT, 1.0)
     # Only stored molecules can be lost; drawing at the ~90 % zeros would cost ten times as much.
     rows, columns = counts.nonzero(as_tuple=True)
     # Ambient-corrected counts are fractional; a molecule is either there or not.
@@ -31,6 +37,29 @@ def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
     thinned = torch.zeros_like(counts)
     thinned[rows, columns] = torch.binomial(molecules, kept[rows])
     return thinned
+
+
+def perturb_genes(counts: Tensor, *, deviation: float, is_other: Tensor) -> Tensor:
+    """counts ``(n_obs, n_vars)`` -> the same cells with another efficiency of every gene, ``(n_obs, n_vars)``.
+
+    All cells' counts of a gene are multiplied by exp(N(0, s)), and s is drawn from U(0, ``deviation``): platforms capture
+    genes unequally. The column where ``is_other (n_vars,)`` is True stands for many genes, and is left alone.
+    ``deviation=0`` returns ``counts`` itself.
+    """
+    if deviation == 0.0:
+        return counts
+    spread = deviation * torch.rand((), device=counts.device)
+    efficiency = (spread * torch.randn(counts.shape[1], device=counts.device)).exp()
+    return counts * efficiency.masked_fill_(is_other, 1.0)
+
+
+def sample_panel(n_vars: int, *, max_fraction: float, device: torch.device) -> Tensor:
+    """-> ``(1, n_vars)`` bool, True where a gene is hidden in all cells, as if a panel had been measured.
+
+    Half of the times nothing is; otherwise a share drawn from U(0, ``max_fraction``).
+    """
+    fraction = max_fraction * torch.rand((), device=device) * (torch.rand((), device=device) < 0.5)
+    return torch.rand(1, n_vars, device=device) < fraction
 
 
 def sample_gene_mask(n_obs: int, n_vars: int, *, max_fraction: float, device: torch.device) -> Tensor:
@@ -89,12 +118,18 @@ def sparse_rows(rows: Tensor, genes: Tensor, values: Tensor, *, n_vars: int) -> 
         return torch.sparse_csr_tensor(rows, genes, values, size=(len(rows) - 1, n_vars), check_invariants=False)
 
 
-def rescale_expression(expression: Tensor, target_sum: float | Tensor) -> Tensor:
-    """log1p of counts per 10,000 ``(n_obs, n_vars)``, dense or sparse CSR -> log1p of counts per ``target_sum``."""
-    if expression.layout != torch.strided:
-        values = rescale_expression(expression.values(), target_sum)
-        return sparse_rows(expression.crow_indices(), expression.col_indices(), values, n_vars=expression.shape[1])
-    return (expression.expm1() * (target_sum / TARGET_SUM)).log1p()
+def distance_from(expression: Tensor, center: Tensor) -> Tensor:
+    """expression ``(n_obs, n_vars)``, dense or sparse CSR, center ``(n_obs | 1, n_vars)`` -> lengths of the difference ``(n_obs,)``.
+
+    At least a small number, so that one can divide by it. Sparse expression takes one center for all cells.
+    """
+    if expression.layout == torch.sparse_csr:
+        squares = torch.segment_reduce(expression.values().square(), "sum", offsets=expression.crow_indices())
+        products = sum_over_genes(expression, center.T)[:, 0]
+        squared = squares - 2.0 * products + center.square().sum()
+    else:
+        squared = (expression - center).square().sum(dim=1)
+    return squared.clamp_min(_TINY).sqrt()
 
 
 def sum_over_genes(expression: Tensor, table: Tensor) -> Tensor:
@@ -113,6 +148,14 @@ def sum_over_genes(expression: Tensor, table: Tensor) -> Tensor:
         per_sample_weights=expression.values(),
         include_last_offset=True,
     )
+
+
+def sum_over_cells(expression: Tensor) -> Tensor:
+    """expression ``(n_obs, n_vars)``, dense or sparse CSR -> its sum over cells ``(n_vars,)``."""
+    if expression.layout != torch.sparse_csr:
+        return expression.sum(dim=0)
+    total = torch.zeros(expression.shape[1], device=expression.device)
+    return total.index_add_(0, expression.col_indices().long(), expression.values())
 
 
 def bin_expression(counts: Tensor, total: Tensor, *, n_bins: int = N_BINS) -> Tensor:

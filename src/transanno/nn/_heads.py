@@ -4,45 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS, TARGET_SUM, WIDE_SUM
-from transanno.nn._encoder import EncoderOutput
-from transanno.nn._expression import rescale_expression, sum_over_genes
+from transanno._constants import N_BINS
+from transanno.nn._encoder import Context, EncoderOutput
+from transanno.nn._expression import distance_from, sum_over_genes
 
 # Widths of the perceptron in TransAnno-Net's classifier.
 _CONV_HEAD_WIDTHS = (512, 128)
+# Logits of a cosine of one: as sure as the other experts are.
+COSINE_SCALE = 20.0
+
+
+class Shares(NamedTuple):
+    """How much each expert says in the logits of a :class:`CellTypeHead`."""
+
+    deep: float = 1.0
+    linear: float = 0.0
+    cosine: float = 0.0
 
 
 class CellTypeHead(nn.Module):
     r"""cell state ``(n_obs, n_latent)`` & expression ``(n_obs, n_vars)`` -> logits ``(n_obs, n_labels)``.
 
-    Two paths :cite:p:`cheng2016wide`. The deep one is linear in the cell state and learns by gradient descent with
-    the encoder. The wide one is a regularized logistic regression on the deviation of every gene from its mean over
-    the reference, whose weights :meth:`set_wide` takes from a convex solver: per-weight step sizes as Adam's spread
-    weight over thousands of noisy genes. It reads log1p of counts per 200, which is nearly linear in low counts: abundant
-    genes speak louder than to the encoder, and the noise of the others less (docs/decisions/0010). Each learns on its own,
-    and predictions are their product of experts:
+    A product of three experts :cite:p:`hinton2002poe`, which err apart:
 
     .. math::
 
-        \ell = w_\text{deep}\,\ell_\text{deep} + w_\text{wide}\,\ell_\text{wide}
+        \ell = w_\text{deep}\,\ell_\text{deep} + w_\text{linear}\,\ell_\text{linear} + w_\text{cosine}\,\ell_\text{cosine}
 
-    The shares need not sum to one: what two experts agree on is more certain than either of them is. In training mode the
-    deep path stands alone, as must one of an ensemble, and so it does until there is a wide path. A masked gene deviates by
-    zero: it counts as average, not as silent.
+    The deep one is linear in the cell state, and learns by gradient descent with the encoder. The linear one is a regularized
+    logistic regression on log-expression, from a convex solver. The cosine one compares directions: that of a cell from
+    the mean of its data set, and those of the types from the mean of the types; what a platform adds to every cell cancels
+    there. In training mode the deep one stands alone, and so it does until there are others. A masked gene counts as average
+    for the linear expert, and is absent for the others.
     """
 
-    mean_expression: Tensor
-    wide_weight: Tensor
-    wide_bias: Tensor
-    deep_share: Tensor
-    wide_share: Tensor
-    wide_sum: Tensor
+    linear_weight: Tensor
+    linear_bias: Tensor
+    directions: Tensor
+    shares: Tensor
 
     def __init__(
         self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
@@ -50,68 +55,69 @@ class CellTypeHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
         self.to_logits = nn.Linear(n_latent, n_labels)
-        self.register_buffer("mean_expression", torch.zeros(n_vars))
-        self.register_buffer("wide_weight", torch.zeros(n_labels, n_vars))
-        self.register_buffer("wide_bias", torch.zeros(n_labels))
-        self.register_buffer("deep_share", torch.ones(()))
-        self.register_buffer("wide_share", torch.zeros(()))
-        self.register_buffer("wide_sum", torch.tensor(WIDE_SUM))
+        self.register_buffer("linear_weight", torch.zeros(n_labels, n_vars))
+        self.register_buffer("linear_bias", torch.zeros(n_labels))
+        # Zero for a type without cells.
+        self.register_buffer("directions", torch.zeros(n_labels, n_vars))
+        self.register_buffer("shares", torch.tensor(Shares()))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # Models that were saved before the wide path had a total of its own, and when shares summed to one.
-        state_dict.setdefault(f"{prefix}wide_sum", torch.tensor(TARGET_SUM))
-        if f"{prefix}wide_share" in state_dict:
-            state_dict.setdefault(f"{prefix}deep_share", 1.0 - state_dict[f"{prefix}wide_share"])
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits.
+    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor, context: Context) -> Tensor:
+        """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, context -> logits.
 
         Expression is zero where masked, and may be sparse CSR.
         """
         deep = self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
-        if self.training or self.wide_share == 0:
+        if self.training:
             return deep
-        # wide(expression - mean) over the genes that are not masked, without a dense copy of the difference.
-        observed = sum_over_genes(self.read_directly(expression), self.wide_weight.T)
-        expected = F.linear(self.read_directly(self.mean_expression).masked_fill(is_masked, 0.0), self.wide_weight)
-        return self.deep_share * deep + self.wide_share * (observed - expected + self.wide_bias)
+        shares = Shares(*self.shares.tolist())
+        logits = shares.deep * deep
+        if shares.linear:
+            # Of expression minus its mean over the reference, so that a masked gene counts as average.
+            observed, expected = (sum_over_genes(x, self.linear_weight.T) for x in (expression, context.mean))
+            logits = logits + shares.linear * (observed - expected + self.linear_bias)
+        if shares.cosine:
+            logits = logits + shares.cosine * self._compare(expression, is_masked, context.center)
+        return logits
+
+    def _compare(self, expression: Tensor, is_masked: Tensor, center: Tensor) -> Tensor:
+        """-> cosines of the angles between cells and types, times a factor; -1 for a type without cells."""
+        directions = self.directions.masked_fill(is_masked, 0.0)
+        lengths = directions.norm(dim=1)
+        products = sum_over_genes(expression, directions.T) - center @ directions.T
+        cosines = products / (distance_from(expression, center)[:, None] * lengths.clamp_min(1e-6))
+        return COSINE_SCALE * cosines.masked_fill(self.directions.norm(dim=1) == 0, -1.0)
 
     @contextmanager
-    def alone(self, path: Literal["deep", "wide"]) -> Iterator[None]:
-        """-> context in which there is no other path."""
-        other = self.wide_share if path == "deep" else self.deep_share
-        share = other.clone()
-        other.zero_()
+    def weighted(self, shares: Shares) -> Iterator[None]:
+        """-> context in which the experts have other shares."""
+        kept = self.shares.clone()
+        self.shares.copy_(torch.tensor(shares))
         try:
             yield
         finally:
-            other.copy_(share)
-
-    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
-        """Encoder output -> the part of a prediction's logits that comes from it ``(n_obs, n_labels)``."""
-        return self.deep_share * self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
-
-    def read_directly(self, expression: Tensor) -> Tensor:
-        """Expression ``(n_obs, n_vars)`` -> the same as the wide path takes it in."""
-        return rescale_expression(expression, self.wide_sum)
-
-    @property
-    def gene_weights(self) -> Tensor:
-        """``(n_labels, n_vars)``, by which the rest of a prediction's logits is linear in what :meth:`read_directly` gives."""
-        return self.wide_share * self.wide_weight
-
-    def initialize(self, mean_expression: Tensor) -> None:
-        """Start from the mean of every gene over the reference ``(n_vars,)``."""
-        self.mean_expression.copy_(mean_expression)
+            self.shares.copy_(kept)
 
     @torch.no_grad()
-    def set_wide(self, weight: Tensor, intercept: Tensor, *, deep_share: float, wide_share: float) -> None:
-        """Take the logistic regression ``weight (n_labels, n_vars)``, ``intercept (n_labels,)`` on log1p of counts per 200."""
-        self.wide_weight.copy_(weight)
-        self.wide_bias.copy_(intercept + weight @ self.read_directly(self.mean_expression).to(weight))
-        self.deep_share.fill_(deep_share)
-        self.wide_share.fill_(wide_share)
+    def set_experts(
+        self, weight: Tensor, intercept: Tensor, directions: Tensor, mean_expression: Tensor, shares: Shares
+    ) -> None:
+        """Take the experts that do not learn by gradient descent.
+
+        Parameters
+        ----------
+        weight, intercept
+            The logistic regression on log-expression, ``(n_labels, n_vars)`` and ``(n_labels,)``.
+        directions
+            Mean expression of every type minus the mean of these, ``(n_labels, n_vars)``; zero for a type without cells.
+        mean_expression
+            ``(n_vars,)``, that of the reference.
+        shares
+            Of the experts.
+        """
+        self.linear_weight.copy_(weight)
+        self.linear_bias.copy_(intercept + weight @ mean_expression)
+        self.directions.copy_(directions)
+        self.shares.copy_(torch.tensor(shares))
 
 
 class ConvHead(nn.Module):
@@ -140,16 +146,9 @@ class ConvHead(nn.Module):
             nn.Linear(second, n_labels),
         )
 
-    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor) -> Tensor:
-        """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> logits."""
-        return self.read_encoded(encoded)
-
-    def read_encoded(self, encoded: EncoderOutput) -> Tensor:
-        """Encoder output -> logits ``(n_obs, n_labels)``: here, all of them."""
+    def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor, context: Context) -> Tensor:
+        """Encoder output, and what other heads read -> logits ``(n_obs, n_labels)``."""
         return self.perceptron(F.relu(self.convolution(encoded.tokens)).squeeze(-1))
-
-    def initialize(self, mean_expression: Tensor) -> None:
-        """Keep the random start: nothing here is in the units of the data."""
 
 
 class ExpressionHead(nn.Module):

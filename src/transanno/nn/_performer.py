@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from transanno._constants import MASK_TOKEN, N_BINS
-from transanno.nn._encoder import EncoderOutput
+from transanno.nn._encoder import Context, EncoderOutput
 from transanno.nn._favor import draw_projection, favor_attention
 
 # Entries of the feature array of one inference pass: half a GiB in single precision.
@@ -114,9 +113,8 @@ class PerformerEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(n_hidden)
 
-    # See SlotEncoder; here gene embeddings start at random.
+    # See ViewEncoder.
     lr = 1e-3
-    fine_tuning_gene_lr = 1.0
 
     @property
     def inference_batch_size(self) -> int:
@@ -128,22 +126,20 @@ class PerformerEncoder(nn.Module):
         """Cells whose gradients are computed at once, in about the memory of one pass of inference."""
         return max(self.inference_batch_size // (_N_KEPT_FEATURES * len(self.layers)), 1)
 
-    def fixed_weights(self) -> AbstractContextManager[None]:
-        """-> context in which weights do not change; there is nothing to compute ahead."""
-        return nullcontext()
-
     @property
     def tunable_layers(self) -> list[nn.Module]:
         """What ``freeze="partial"`` leaves trainable: in the paper, the second-to-last layer and the final norm."""
         return [*self.layers[-2:][:1], self.norm]
 
-    def forward(self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+    def forward(
+        self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor, context: Context
+    ) -> EncoderOutput:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, batch ``(n_obs, n_hidden)`` -> output.
 
         Expression is log1p of counts per 10,000, zero where masked.
         """
         self._count_pass()
-        return self.encode(self.read(expression, is_masked), is_masked, batch_embedding)
+        return self.encode(self.read(expression, is_masked), is_masked, batch_embedding, context)
 
     def read(self, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> tokens of the genes' bins.
@@ -153,7 +149,7 @@ class PerformerEncoder(nn.Module):
         bins = (expression / math.log(2)).long().clamp_(max=N_BINS - 1).masked_fill_(is_masked, MASK_TOKEN)
         return self.token_embedding(bins)
 
-    def encode(self, reading: Tensor, is_masked: Tensor, batch_embedding: Tensor) -> EncoderOutput:
+    def encode(self, reading: Tensor, is_masked: Tensor, batch_embedding: Tensor, context: Context) -> EncoderOutput:
         """What :meth:`read` gave, and the rest of the arguments of :meth:`forward` -> the same output."""
         genes = reading + self.gene_embedding
         appended = self.token_embedding.weight[0] + self.appended_embedding + batch_embedding

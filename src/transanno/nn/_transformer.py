@@ -1,4 +1,4 @@
-"""The ordinary Transformer layer that runs over slots."""
+"""The ordinary Transformer layer that runs over views."""
 
 from __future__ import annotations
 

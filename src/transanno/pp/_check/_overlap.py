@@ -88,10 +88,10 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
                 deciding = deciding_by_mean(counts, labels, model.genes)
         head = model.module.classifier
         if deciding is None and isinstance(head, CellTypeHead):
-            weights = head.wide_weight.cpu().numpy()[:, model._is_gene]
+            weights = head.linear_weight.cpu().numpy()[:, model._is_gene]
             # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
             # the spread, which a model without data does not know.
-            spread = head.read_directly(head.mean_expression).sqrt().cpu().numpy()[model._is_gene]
+            spread = model.module.mean_expression.sqrt().cpu().numpy()[model._is_gene]
             deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
     return Known("model", model.genes, deciding, counts)
 

@@ -1,4 +1,4 @@
-"""Training cells of any source -> the wide path of the cell-type head."""
+"""Training cells of any source -> the experts of the cell-type head that do not learn by gradient descent."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 
-from transanno._wide_path import DEEP_SHARE, MAX_CELLS, WIDE_SHARE, choose_cells, fit_wide_path
+from transanno._experts import MAX_CELLS, SHARES, choose_cells, fit_experts
 from transanno.models._base import TransAnnoBase
 from transanno.models._minibatches import first_rows
 from transanno.nn import CellTypeHead
 
 
-class WidePathMixin(TransAnnoBase):
-    """Fits the wide path; a head without one is left as it is."""
+class ExpertsMixin(TransAnnoBase):
+    """Fits the experts; a head without them is left as it is."""
 
-    def _fit_wide_path(self, data_splitter: Any) -> None:
+    def _fit_experts(self, data_splitter: Any) -> None:
         """Fit to the labeled training cells, validation cells left out."""
         head = self.module.classifier
         if not isinstance(head, CellTypeHead):
@@ -39,7 +39,7 @@ class WidePathMixin(TransAnnoBase):
             codes = np.where(codes < self.module.n_classes, codes, -1)
             chosen = choose_cells(codes, rng)
             counts, codes = sp.csr_matrix(found[REGISTRY_KEYS.X_KEY][chosen].cpu().numpy()), codes[chosen]
-        fitted = fit_wide_path(counts, codes, ~self._is_gene, self.module.n_classes)
-        if fitted is not None:
-            weight, intercept = (torch.from_numpy(values).float().to(self.module.device) for values in fitted)
-            head.set_wide(weight, intercept, deep_share=DEEP_SHARE, wide_share=WIDE_SHARE)
+        experts = fit_experts(counts, codes, ~self._is_gene, self.module.n_classes)
+        if experts is not None:
+            weight, intercept, directions = (torch.from_numpy(each).float().to(self.module.device) for each in experts)
+            head.set_experts(weight, intercept, directions, self.module.mean_expression, SHARES)

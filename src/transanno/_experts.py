@@ -1,0 +1,100 @@
+"""The experts of the cell-type head that do not learn by gradient descent: regressions, and mean directions of types."""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from transanno._log_normalize import log_normalize
+from transanno.nn import Shares
+
+SHARES = Shares(deep=0.5, linear=0.5, cosine=0.5)
+"""How much each expert says in a prediction, the same for all data (docs/decisions/0012)."""
+
+# Labeled cells that take part; of more, every type keeps as many as there is room for.
+MAX_CELLS = 20_000
+_MAX_ITERATIONS, _TOLERANCE = 200, 1e-3
+
+
+class _Regression(NamedTuple):
+    share: float
+    C: float
+    balanced: bool
+
+
+# How strongly to regularize, and whether rare types should count for more, depends on how far the query is from the
+# reference, which nobody knows in advance: the mean of several is never far from the best (docs/decisions/0012).
+_REGRESSIONS = (_Regression(0.5, 1.0, False), _Regression(0.25, 0.1, True), _Regression(0.25, 10.0, True))
+
+
+class Experts(NamedTuple):
+    """Arguments of :meth:`transanno.nn.CellTypeHead.set_experts`."""
+
+    weight: np.ndarray
+    """``(n_labels, n_vars)``"""
+    intercept: np.ndarray
+    """``(n_labels,)``"""
+    directions: np.ndarray
+    """``(n_labels, n_vars)``"""
+
+
+def fit_experts(counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, n_labels: int) -> Experts | None:
+    """Counts ``(n_obs, n_vars)``, label codes ``(n_obs,)`` -> experts; None if there are fewer than two types.
+
+    Columns where ``is_other (n_vars,)`` is True are part of a cell's total and get no weight of their own.
+    """
+    types, positions, n_per_type = np.unique(codes, return_inverse=True, return_counts=True)
+    if len(types) < 2:
+        return None
+    # Dense: a product with a dense matrix is ten times as fast as one with a sparse one that is a fifth full.
+    expression = log_normalize(counts, is_other).toarray().astype(np.float32, copy=False)
+    weight, intercept = np.zeros((len(types), expression.shape[1])), np.zeros(len(types))
+    for share, strength, balanced in _REGRESSIONS:
+        weights = len(codes) / (len(types) * n_per_type[positions]) if balanced else None
+        found = _fit(LogisticRegression(C=strength), expression, positions, weights)
+        weight, intercept = weight + share * found[0], intercept + share * found[1]
+    is_of_type = sp.csr_matrix((1.0 / n_per_type[positions], (positions, np.arange(len(codes)))))
+    means = is_of_type @ expression
+    experts = Experts(
+        np.zeros((n_labels, counts.shape[1])), np.full(n_labels, intercept.min()), np.zeros((n_labels, counts.shape[1]))
+    )
+    genes = np.ix_(types, ~is_other)
+    experts.weight[genes], experts.intercept[types], experts.directions[genes] = (
+        weight,
+        intercept,
+        means - means.mean(0),
+    )
+    return experts
+
+
+def _fit(
+    regression: LogisticRegression, expression: np.ndarray, codes: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """-> weight ``(n_types, n_genes)``, intercept ``(n_types,)``."""
+    regression.set_params(max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
+        regression.fit(expression, codes, sample_weight=weights)
+    weight, intercept = regression.coef_, regression.intercept_
+    if len(weight) == 1:  # of two types scikit-learn gives one row, the log-odds of the second
+        weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2
+    return weight, intercept
+
+
+def choose_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Label codes ``(n_obs,)``, -1 for unlabeled cells -> positions of the labeled cells to learn from, sorted."""
+    labeled = np.flatnonzero(codes >= 0)
+    if len(labeled) <= MAX_CELLS:
+        return labeled
+    types, n_per_type = np.unique(codes[labeled], return_counts=True)
+    # The largest limit under which the types together stay below the maximum.
+    limits = np.sort(n_per_type)
+    room = MAX_CELLS - np.concatenate([[0], limits.cumsum()[:-1]])
+    limit = int((room // np.arange(len(types), 0, -1)).max())
+    chosen = [rng.permutation(labeled[codes[labeled] == code])[:limit] for code in types]
+    return np.sort(np.concatenate(chosen))

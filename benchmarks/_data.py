@@ -43,24 +43,42 @@ def read_pairs() -> dict[str, dict[str, Any]]:
     return {pair["id"]: pair for pair in pairs}
 
 
+def read_studies() -> dict[str, str]:
+    """-> study of every file: one experiment of one laboratory."""
+    return json.loads((data_folder() / "studies.json").read_text(encoding="utf-8"))
+
+
 def load_pair(pair: dict[str, Any]) -> tuple[AnnData, AnnData]:
     """Description of a pair -> reference and query, raw counts of their own genes, labels in ``obs["cell_type"]``."""
-    reference, query = (_load_side(pair[side], pair["label"]) for side in ("ref", "query"))
+    reference, query = (load_side(pair[side], pair["label"]) for side in ("ref", "query"))
     return reference, query
+
+
+def load_side(side: dict[str, Any], label: str) -> AnnData:
+    """Side of a pair -> its cells with label and batch as text.
+
+    ``label_map`` renames labels, so that both sides name a type alike; ``symbols: "upper"`` makes genes of two species
+    comparable. Of symbols that differ in case alone the first is kept.
+    """
+    adata = ad.read_h5ad(data_folder() / side["file"])
+    if side["filter"] is not None:
+        adata = adata[_is_kept(adata, **side["filter"])].copy()
+    adata.obs = adata.obs[[label, BATCH]].astype(str).set_axis([LABEL, BATCH], axis=1)
+    adata.obs[LABEL] = adata.obs[LABEL].replace(side.get("label_map", {}))
+    symbols = side.get("symbols")
+    if symbols not in (None, "upper"):
+        raise ValueError(f"The symbols of a side are {symbols!r}. Allowed: 'upper', or nothing.")
+    if symbols == "upper":
+        upper = adata.var_names.str.upper()
+        adata = adata[:, ~upper.duplicated()].copy()
+        adata.var_names = upper.drop_duplicates()
+    return adata
 
 
 def on_shared_genes(reference: AnnData, query: AnnData) -> tuple[AnnData, AnnData]:
     """-> both restricted to the genes that both have, in the reference's order."""
     genes = reference.var_names[reference.var_names.isin(query.var_names)]
     return reference[:, genes].copy(), query[:, genes].copy()
-
-
-def _load_side(side: dict[str, Any], label: str) -> AnnData:
-    adata = ad.read_h5ad(data_folder() / side["file"])
-    if side["filter"] is not None:
-        adata = adata[_is_kept(adata, **side["filter"])].copy()
-    adata.obs = adata.obs[[label, BATCH]].astype(str).set_axis([LABEL, BATCH], axis=1)
-    return adata
 
 
 def _is_kept(adata: AnnData, *, column: str, op: str, values: Sequence[str]):

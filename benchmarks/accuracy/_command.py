@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks._data import RESULTS, run_info
 from benchmarks.accuracy._config import CONFIG, Config, read_config
+from benchmarks.accuracy._nested import write_nested
 from benchmarks.accuracy._report import write_report
 
 
@@ -24,16 +25,25 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="only these (default: all that are enabled)")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the config's")
     parser.add_argument("--report-only", action="store_true", help="compute nothing; needs no data")
+    parser.add_argument(
+        "--nested", action="store_true", help="choose our setting without the study that it is judged on; needs no data"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "accuracy", help="folder of the cache and the report")
     given = parser.parse_args(arguments)
     config = read_config(given.config)
     tasks = _chosen(parser, "--tasks", given.tasks, list(config.tasks))
     enabled = [name for name, method in config.methods.items() if method.enabled]
     methods = _chosen(parser, "--methods", given.methods, list(config.methods), default=enabled)
-    if not given.report_only:
+    if given.nested and (given.tasks or given.methods or given.seeds):
+        parser.error("--nested uses what the config lists: give it neither --tasks nor --methods nor --seeds.")
+    if not (given.report_only or given.nested):
         _compute(config, tasks, methods, given.seeds, given.out)
     kept = ["accuracy", *(shlex.quote(Path(each).name if each == str(given.config) else each) for each in arguments)]
-    write_report(config, tasks, methods, given.out, run_info(kept, packages=["transanno"]))
+    info = run_info(kept, packages=["transanno"])
+    if given.nested:
+        write_nested(config, given.out, info)
+    else:
+        write_report(config, tasks, methods, given.out, info)
     return 0
 
 
@@ -55,8 +65,10 @@ def _compute(
 ) -> None:
     # Not at the top: a report needs neither the data nor torch.
     from benchmarks.accuracy._cells import Cell, append_rows, is_done, key_of, read_rows, run_cell
-    from benchmarks.accuracy._tasks import make_task
+    from benchmarks.accuracy._tasks import check_studies, make_task
 
+    for name in tasks:
+        check_studies(name, config.tasks[name], config.studies[name])
     path = out / "cells.jsonl"
     for name in tasks:
         task = make_task(name, config.tasks[name], n_genes=config.n_genes, one_batch=config.one_batch)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy._groups import Studies, groups_of, studies_of
+
 CONFIG = Path(__file__).resolve().parent.parent / "accuracy.toml"
 
 
@@ -34,6 +36,18 @@ class Method:
 
 
 @dataclass(frozen=True)
+class Nested:
+    """What ``--nested`` chooses from."""
+
+    methods: tuple[str, ...]
+    """whose ways of predicting are settings"""
+    order: tuple[str, ...]
+    """settings, the simplest first"""
+    peers: tuple[str, ...]
+    """methods that are judged on the same tasks"""
+
+
+@dataclass(frozen=True)
 class Config:
     """The bench."""
 
@@ -44,26 +58,53 @@ class Config:
     """method that the others are compared with, task by task"""
     ours: str
     """row that every method is paired with"""
-    slow: str
-    """method that total times are compared with"""
     one_batch: tuple[str, ...]
     """files whose batch column gives the type away"""
     tasks: dict[str, dict[str, Any]]
     methods: dict[str, Method]
-    groups: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """tasks that are also averaged on their own"""
+    studies: dict[str, Studies]
+    """of every task"""
+    groups: dict[str, tuple[str, ...]]
+    """tasks that are reported together, the headline first"""
+    nested: Nested | None = None
+
+    @property
+    def headline(self) -> str:
+        return next(iter(self.groups))
 
 
 def read_config(path: Path = CONFIG) -> Config:
-    """TOML -> config."""
+    """TOML -> config; groups that it does not name follow from the studies."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     methods = {}
     for name, table in content.pop("methods").items():
-        listed = {key: tuple(table.pop(key)) for key in ("packages", "seeds") if key in table}
+        listed: dict[str, Any] = {key: tuple(table.pop(key)) for key in ("packages", "seeds") if key in table}
         methods[name] = Method(name=name, **listed, **table)
-    listed = {key: tuple(content.pop(key)) for key in ("seeds", "one_batch")}
-    groups = {name: tuple(tasks) for name, tasks in content.pop("groups", {}).items()}
-    unknown = {task for tasks in groups.values() for task in tasks} - set(content["tasks"])
+    tasks = content["tasks"]
+    try:
+        studies = studies_of(tasks, content.pop("studies", None))
+    except ValueError as error:
+        raise ValueError(f"{path.name}: {error}") from error
+    kinds = {key: content.pop(key, ()) for key in ("across_species", "spatial")}
+    groups = {name: tuple(members) for name, members in content.pop("groups", {}).items()}
+    unknown = {task for members in groups.values() for task in members} - set(tasks)
     if unknown:
         raise ValueError(f"{path.name}: groups name tasks that there are not: {', '.join(sorted(unknown))}.")
-    return Config(methods=methods, groups=groups, **listed, **content)
+    nested = content.pop("nested", None)
+    return Config(
+        methods=methods,
+        studies=studies,
+        groups=groups or groups_of(tasks, studies, **kinds),
+        nested=_read_nested(nested, methods, path.name) if nested else None,
+        seeds=tuple(content.pop("seeds")),
+        one_batch=tuple(content.pop("one_batch")),
+        **content,
+    )
+
+
+def _read_nested(table: dict[str, list[str]], methods: dict[str, Method], file: str) -> Nested:
+    nested = Nested(**{key: tuple(names) for key, names in table.items()})
+    unknown = {*nested.methods, *nested.peers} - set(methods)
+    if unknown:
+        raise ValueError(f"{file}: [nested] names methods that there are not: {', '.join(sorted(unknown))}.")
+    return nested

@@ -33,8 +33,8 @@ Fitted = dict[str, Predict]
 def from_probabilities(probabilities: np.ndarray | pd.DataFrame, types: np.ndarray | None = None) -> Prediction:
     """``(n_query, n_types)`` -> most probable type and its probability."""
     values = np.asarray(probabilities)
-    types = np.asarray(probabilities.columns if types is None else types)
-    return Prediction(types[values.argmax(axis=1)], values.max(axis=1))
+    names = np.asarray(probabilities.columns if isinstance(probabilities, pd.DataFrame) else types)
+    return Prediction(names[values.argmax(axis=1)], values.max(axis=1))
 
 
 def labeled(reference: AnnData) -> AnnData:

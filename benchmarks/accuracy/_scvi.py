@@ -11,7 +11,7 @@ from anndata import AnnData
 from benchmarks._data import BATCH, LABEL
 from benchmarks.accuracy._methods import UNLABELED, Fitted, Prediction, from_probabilities, selected
 
-_TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
+_TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def joint(

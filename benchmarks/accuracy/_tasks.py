@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from benchmarks._data import BATCH, LABEL, data_folder, on_shared_genes, read_pairs
+from benchmarks._data import BATCH, LABEL, data_folder, load_side, on_shared_genes, read_pairs, read_studies
+from benchmarks.accuracy._groups import Studies
 from benchmarks.accuracy._methods import SELECTED, UNLABELED
 from transanno.tl import select_genes
 
@@ -71,6 +71,20 @@ def make_task(name: str, definition: dict[str, Any], *, n_genes: int, one_batch:
     return Task(name, reference, query, truth)
 
 
+def check_studies(name: str, definition: dict[str, Any], named: Studies) -> None:
+    """The config's studies, which reports read without the data, are those of the data; its own study has none."""
+    if named == Studies(name, name):
+        return
+    if "pair" in definition:
+        pair = read_pairs()[definition["pair"]]
+        files = [pair[side]["file"] for side in ("ref", "query")][:: -1 if definition.get("reversed") else 1]
+    else:
+        files = [definition["file"]] * 2
+    found = Studies(*map(read_studies().__getitem__, files))
+    if found != named:
+        raise ValueError(f"{name}: the config says {' -> '.join(named)}, studies.json says {' -> '.join(found)}.")
+
+
 def _sides(
     *,
     pair: str | None = None,
@@ -84,29 +98,19 @@ def _sides(
     """-> reference and query, each with the name of its file."""
     if pair is not None:
         found = read_pairs()[pair]
-        first, second = ((_side(found[side], found["label"]), found[side]["file"]) for side in ("ref", "query"))
+        first, second = (
+            (_plain(load_side(found[side], found["label"]), LABEL, BATCH), found[side]["file"])
+            for side in ("ref", "query")
+        )
         return (second, first) if reversed else (first, second)
     assert file is not None and column is not None
-    adata = _read(file)
+    adata = ad.read_h5ad(data_folder() / file)
     for key, values in (within or {}).items():
         adata = adata[adata.obs[key].isin(values).to_numpy()]
     is_query = adata.obs[column].isin(query).to_numpy()
     if not is_query.any() or is_query.all():
         raise ValueError(f"{file}: {column} in {list(query)} holds {is_query.sum()} of {len(is_query)} cells.")
     return (_plain(adata[~is_query], LABEL, column), file), (_plain(adata[is_query], LABEL, column), file)
-
-
-def _side(side: dict[str, Any], label: str) -> AnnData:
-    adata = _read(side["file"])
-    if side["filter"] is not None:
-        chosen = adata.obs[side["filter"]["column"]].isin(side["filter"]["values"]).to_numpy()
-        adata = adata[chosen if side["filter"]["op"] == "in" else ~chosen]
-    return _plain(adata, label, BATCH)
-
-
-@lru_cache(maxsize=2)
-def _read(file: str) -> AnnData:
-    return ad.read_h5ad(data_folder() / file)
 
 
 def _plain(adata: AnnData, label: str, batch: str) -> AnnData:
@@ -129,7 +133,7 @@ def _withhold_labels(reference: AnnData, fraction: float | None, per_type: int |
     kept = np.full(len(labels), UNLABELED, dtype=object)
     for name in sorted(set(labels)):
         cells = np.flatnonzero(labels == name)
-        n_kept = per_type if per_type is not None else max(1, round(fraction * len(cells)))
+        n_kept = per_type if fraction is None else max(1, round(fraction * len(cells)))
         chosen = rng.permutation(cells)[:n_kept]
         kept[chosen] = name
     reference.obs[LABEL] = kept

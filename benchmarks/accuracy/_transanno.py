@@ -13,7 +13,7 @@ import transanno
 from benchmarks._data import BATCH, LABEL, data_folder
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
 
-_TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
+_TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
@@ -25,6 +25,11 @@ def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitt
             return _predict(model, refine=False)(query)
 
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}
+
+
+def settings(reference: AnnData, *, seed: int, cores: int) -> Fitted:
+    """What ``--nested`` chooses from: the defaults, until there are others to choose."""
+    return {"": _predict(_fit(reference, seed, {}), refine=True)}
 
 
 def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +11,12 @@ import pytest
 pytest.importorskip("benchmarks", reason="benchmarks are not part of the source distribution")
 
 from benchmarks import _data
-from benchmarks.accuracy import _tasks
 
 FILE = "atlas.h5ad"
 
 
 @pytest.fixture
-def data_folder(tmp_path, make_adata, monkeypatch) -> Iterator[Path]:
+def data_folder(tmp_path, make_adata, monkeypatch) -> Path:
     """97 cells × 53 genes in three batches, two libraries, and a pair of two of its batches."""
     adata = make_adata(batches=("batch1", "batch2", "batch3"))
     adata.obs["library"] = np.where(np.arange(adata.n_obs) % 2 == 0, "even", "odd")
@@ -29,9 +27,7 @@ def data_folder(tmp_path, make_adata, monkeypatch) -> Iterator[Path]:
     }
     (tmp_path / "pairs.json").write_text(json.dumps([{"id": "P", "label": "cell_type", **sides}]))
     monkeypatch.setenv("TRANSANNO_DATA", str(tmp_path))
-    _tasks._read.cache_clear()
-    yield tmp_path
-    _tasks._read.cache_clear()
+    return tmp_path
 
 
 @pytest.fixture

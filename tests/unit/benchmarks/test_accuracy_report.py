@@ -1,21 +1,26 @@
-"""Report of the accuracy benchmark: which rows count, and means over the tasks that all methods finished."""
+"""Report of the accuracy benchmark: which rows count, and what is said of them."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from benchmarks.accuracy._baseline import against_baseline
 from benchmarks.accuracy._calls import pack
 from benchmarks.accuracy._config import Config, Method
-from benchmarks.accuracy._report import against_baseline, by_group, current_rows, paired, summarize, write_report
+from benchmarks.accuracy._groups import Studies
+from benchmarks.accuracy._report import write_report
+from benchmarks.accuracy._rows import current_rows
+from benchmarks.accuracy._tables import by_group
 from sklearn.metrics import f1_score
 
 TASKS = {name: {"pair": name} for name in ("one", "two", "three")}
 METHODS = {name: Method(name, "m:f", ("numpy",), {"C": 1}) for name in ("LR", "ours", "slow")}
-CONFIG = Config(31, 1, (0, 1), "LR", "ours", "slow", (), TASKS, METHODS)
+# "one" and "two" annotate the same study
+STUDIES = {"one": Studies("A", "B"), "two": Studies("C", "B"), "three": Studies("A", "C")}
+CONFIG = Config(31, 1, (0, 1), "LR", "ours", (), TASKS, METHODS, STUDIES, {"across studies": tuple(TASKS)})
 
 
 def make_row(task, name, macro_f1, *, seed=0, **changes):
@@ -29,7 +34,15 @@ def make_row(task, name, macro_f1, *, seed=0, **changes):
             "accuracy": 0.5,
         },
         **{"definition": TASKS[task], "settings": {"C": 1}, "run": "m:f", "status": "ok", "key": f"{task}{name}{seed}"},
-        **{"fit_seconds": 2.0, "predict_seconds": 1.0, "ece": 0.1, "peak_gib": 1.0, "data_gib": 0.2, "hours": 1.0},
+        **{
+            "fit_seconds": 2.0,
+            "predict_seconds": 1.0,
+            "ece": 0.1,
+            "peak_gib": 1.0,
+            "data_gib": 0.2,
+            "hours": 1.0,
+            "n_query": 300,
+        },
         **{"per_type": {"a": [30, 5, 0.9, 0.9], "b": [3, 5, macro_f1, 0.9]}, "versions": {"numpy": "2.0"}, "cores": 1},
         **{"date": "2026-01-01", "cpu": "a CPU", "python": "3.12", "load_before": 0.1, "source": None, "data": "d"},
     }
@@ -71,41 +84,39 @@ class TestCurrentRows:
 
     def test_recall_of_rare_types(self, write):
         (row,) = read(write(make_row("one", "LR", 0.2))).to_dict("records")
-        assert (row["rare_recall"], row["n_rare"]) == (0.2, 1)
+        assert row["rare_recall"] == 0.2
 
+    def test_studies_are_those_of_the_config(self, write):
+        (row,) = read(write(make_row("two", "LR", 0.2))).to_dict("records")
+        assert (row["reference_study"], row["query_study"]) == ("C", "B")
 
-class TestPaired:
-    def lines(self, write, *rows):
-        done = read(write(*rows))
-        table = done.pivot_table(index="task", columns="name", values="macro_f1", sort=False)
-        return paired(done, table, "ours").splitlines()
-
-    def test_only_tasks_of_both_count_and_the_interval_is_that_of_students_t(self, write):
-        ours = [make_row(task, "ours", value) for task, value in (("one", 0.6), ("two", 0.9), ("three", 0.1))]
-        other = [make_row(task, "LR", value, fit_seconds=11.0) for task, value in (("one", 0.5), ("two", 0.7))]
-        # differences 0.1 and 0.2: mean 0.15, standard error 0.05, 12.706 times that with one degree of freedom
-        expected = "| LR | 2 | 0.750 | 0.600 | +0.150 | -0.485 to +0.785 | 4.0 |"
-        assert self.lines(write, *ours, *other)[-1] == expected
-
-    def test_one_task_has_no_interval(self, write):
-        rows = [make_row("one", "ours", 0.6), make_row("one", "LR", 0.5), make_row("two", "LR", 0.5)]
-        assert self.lines(write, *rows)[-1] == "| LR | 1 | 0.600 | 0.500 | +0.100 | – | 1.0 |"
-
-    def test_without_ours_there_is_nothing_to_pair(self, write):
-        assert self.lines(write, make_row("one", "LR", 0.5)) == ["No result of ours yet."]
+    def test_nothing_to_report(self, write):
+        with pytest.raises(SystemExit, match="Nothing to report"):
+            read(write())
 
 
 class TestByGroup:
-    def test_means_over_the_tasks_of_a_group_that_both_have_finished(self, write):
-        rows = [make_row(task, "ours", value, ece=0.2) for task, value in (("one", 0.6), ("two", 0.9), ("three", 0.3))]
-        rows += [make_row(task, "LR", value) for task, value in (("one", 0.5), ("three", 0.7))]
-        done = read(write(*rows))
-        table = done.pivot_table(index="task", columns="name", values="macro_f1", sort=False)
-        lines = by_group(done, table, replace(CONFIG, groups={"first": ("one", "two"), "none": ()})).splitlines()
-        assert lines[-2:] == [
-            "| first | ours | 2 | 0.750 | 0.500 | 0.200 | 0.200 | +0.000 | – |",
-            "| first | LR | 1 | 0.500 | 0.500 | 0.100 | 0.200 | +0.100 | – |",
-        ]
+    def lines(self, write, *rows, tasks=tuple(TASKS)):
+        return [line.strip("| ").split(" | ") for line in by_group(read(write(*rows)), CONFIG, tasks).splitlines()[2:]]
+
+    def test_every_study_weighs_the_same_and_the_interval_is_over_studies(self, write):
+        rows = [make_row(task, "ours", value) for task, value in (("one", 0.6), ("two", 0.9), ("three", 0.3))]
+        rows += [make_row(task, "LR", value) for task, value in (("one", 0.5), ("two", 0.8), ("three", 0.1))]
+        ours, peer = self.lines(write, *rows)
+        # ours: (0.6 + 0.9) / 2 and 0.3; differences 0.1 and 0.2: mean 0.15, standard error 0.05, 12.706 times that with
+        # one degree of freedom
+        assert ours == ["ours", "0.525", "–", "–", "3", "2", "0.500", "0.525", "0.100", "3.0"]
+        assert peer[:6] == ["LR", "0.375", "+0.150", "-0.485 to +0.785", "3", "2"]
+
+    def test_only_tasks_of_both_are_compared_and_methods_that_lack_some_are_last(self, write):
+        rows = [make_row(task, "LR", value) for task, value in (("one", 0.5), ("two", 0.8), ("three", 0.1))]
+        peer, ours = self.lines(write, *rows, make_row("three", "ours", 0.9))
+        assert peer[:6] == ["LR", "0.375", "+0.800", "–", "3", "2"]
+        assert ours[:6] == ["ours", "0.900", "–", "–", "1", "1"]
+
+    def test_without_ours_there_are_means_only(self, write):
+        (peer,) = self.lines(write, make_row("one", "LR", 0.5), make_row("three", "LR", 0.2), tasks=["one"])
+        assert peer[:6] == ["LR", "0.500", "–", "–", "1", "1"]
 
 
 class TestAgainstBaseline:
@@ -114,12 +125,12 @@ class TestAgainstBaseline:
     def line(self, write, *ours):
         half = np.where(np.arange(100) % 2, self.truth, 1 - self.truth)
         rows = [make_row("one", "LR", 0.5, calls=pack(self.truth, half))]
-        rows += [make_row("one", "ours", 0.5, seed=i, calls=pack(*each)) for i, each in enumerate(ours)]
-        return against_baseline(read(write(*rows)), CONFIG).splitlines()
+        rows += [make_row("one", "ours", i / 10, seed=i, calls=pack(*each)) for i, each in enumerate(ours)]
+        return against_baseline(read(write(*rows)), CONFIG, ["one"], ["one"]).splitlines()
 
     def test_all_right_is_better_than_half_right(self, write):
         *_, line = self.line(write, (self.truth, self.truth))
-        *cells, interval, verdict = [part.strip() for part in line.strip("|").split("|")]
+        *cells, interval, _, verdict = [part.strip() for part in line.strip("|").split("|")]
         f1 = f1_score(self.truth, np.where(np.arange(100) % 2, self.truth, 1 - self.truth), average="macro")
         assert cells == ["one", "100", "40", f"{1 - f1:+.3f}"] and verdict == "better"
         low, high = map(float, interval.split(" to "))
@@ -127,44 +138,24 @@ class TestAgainstBaseline:
 
     def test_the_same_calls_are_neither(self, write):
         half = np.where(np.arange(100) % 2, self.truth, 1 - self.truth)
-        assert self.line(write, (self.truth, half))[-1].endswith("| +0.000 | +0.000 to +0.000 |  |")
+        assert self.line(write, (self.truth, half))[-1].endswith("| +0.000 | +0.000 to +0.000 | – |  |")
 
     def test_other_cells_are_not_compared(self, write):
-        assert "0 and 0 of 0" in self.line(write, (self.truth[::-1], self.truth))[0]
+        assert self.line(write, (self.truth[::-1], self.truth)) == [
+            "No task has calls of single cells by both ours and LR."
+        ]
 
+    def test_tasks_that_are_too_low_are_named(self, write):
+        lines = self.line(write, (self.truth, 1 - self.truth))
+        assert "Of the 1 tasks with at least 100 scored query cells, 1 are more than 0.01 below LR: one." in lines
 
-class TestSummarize:
-    def summary(self, write, *rows):
-        done = read(write(*rows))
-        table = done.pivot_table(index="task", columns="name", values="macro_f1", sort=False)
-        return summarize(done, table, CONFIG)
-
-    def test_tasks_that_one_method_lacks_are_left_out_of_all_means(self, write):
-        rows = [make_row(task, "LR", value) for task, value in (("one", 0.5), ("two", 0.7), ("three", 0.9))]
-        rows += [make_row("one", "ours", 0.6), make_row("two", "ours", 0.65)]
-        summary, about = self.summary(write, *rows)
-        assert summary["macro-F1"].to_dict() == pytest.approx({"ours": 0.625, "LR": 0.6})
-        assert list(summary.index) == ["ours", "LR"] and "the 2 tasks" in about
-        ours = summary.loc["ours"]
-        assert (ours["won"], ours["lost"], ours["its task"]) == (1, 1, "two")
-        assert ours["worst difference"] == pytest.approx(-0.05)
-        assert ours["mean rank"] == 1.5
-
-    def test_method_that_has_hardly_begun_takes_no_task_away(self, write):
-        rows = [make_row(task, "LR", 0.5) for task in TASKS] + [make_row("one", "slow", 0.9)]
-        summary, about = self.summary(write, *rows)
-        assert list(summary.index) == ["LR"] and "slow (1 tasks)" in about
-
-    def test_spread_is_that_of_the_mean_over_seeds(self, write):
-        rows = [make_row(task, "ours", value, seed=seed) for task, seed, value in
-                [("one", 0, 0.4), ("one", 1, 0.6), ("two", 0, 0.6), ("two", 1, 0.8)]]  # fmt: skip
-        summary, _ = self.summary(write, *rows)
-        assert summary.loc["ours", "sd over seeds"] == pytest.approx(pd.Series([0.5, 0.7]).std())
-        assert summary.loc["ours", "seconds"] == pytest.approx(6.0)
-
-    def test_speed(self, write):
-        rows = [make_row("one", "slow", 0.9, fit_seconds=29.0), make_row("one", "ours", 0.9)]
-        assert self.summary(write, *rows)[0]["times faster"].to_dict() == pytest.approx({"slow": 1.0, "ours": 10.0})
+    def test_spread_over_seeds(self, write):
+        lines = self.line(write, *[(self.truth, self.truth)] * 2)
+        assert lines[-1].split(" | ")[5] == f"{0.1 / 2**0.5:.3f}"
+        assert (
+            "Standard deviation over seeds: at most 0.071 (one) among the 1 tasks across studies with at least 200 query "
+            "cells." in lines
+        )
 
 
 class TestWriteReport:
@@ -176,8 +167,9 @@ class TestWriteReport:
         )
         write_report(CONFIG, list(TASKS), list(METHODS), folder, {"command": "python -m benchmarks accuracy"})
         report = (folder / "accuracy.md").read_text()
-        assert "| one | 0.450 | 0.500 ± 0.141 |" in report
-        assert "| two | 0.700 | – |" in report
+        assert report.index("## Across studies") < report.index("## Macro-F1")
+        assert "| one | 0.500 ± 0.141 | 0.450 |" in report
+        assert "| two | – | 0.700 |" in report
         assert "| two | ours | 0 | failed | ValueError: no |" in report
         table = pd.read_csv(folder / "accuracy.csv")
         assert table["macro_f1"].dropna().tolist() == [0.4, 0.6, 0.45, 0.7]
@@ -188,10 +180,5 @@ class TestWriteReport:
         ours = [make_row("one", "ours", 0.5, seed=seed, source=str(seed)) for seed in (0, 1)]
         folder = write(*ours, make_row("two", "LR", 0.5), make_row("two", "slow", 0.5, data="other"))
         write_report(CONFIG, list(TASKS), list(METHODS), folder, {"command": ""})
-        assert "nothing can be compared" in (folder / "accuracy.md").read_text()
         mixed = [line for line in (folder / "accuracy.md").read_text().splitlines() if "**mixed**" in line]
         assert len(mixed) == 2 and "2 states of its source" in mixed[0] and mixed[1].endswith("again on two")
-
-    def test_nothing_to_report(self, write):
-        with pytest.raises(SystemExit, match="Nothing to report"):
-            write_report(CONFIG, list(TASKS), list(METHODS), write(), {"command": ""})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.accuracy import _tasks
+from benchmarks import _data
 from benchmarks.accuracy._config import read_config
-from benchmarks.accuracy._tasks import make_task
+from benchmarks.accuracy._groups import Studies
+from benchmarks.accuracy._tasks import Task, check_studies, make_task
 
 LEFT_OUT = {"file": "atlas.h5ad", "column": "batch", "query": ["batch3"]}
 
@@ -30,7 +33,6 @@ class TestEveryTask:
         is_query = adata.obs_names.isin(before.query.obs_names)
         adata.obs["cell_type"] = adata.obs["cell_type"].astype(str).where(~is_query, "swapped")
         adata.write_h5ad(path)
-        _tasks._read.cache_clear()
         after = make(definition)
         assert set(after.truth) == {"swapped"} != set(before.truth)
         assert list(after.query.obs) == ["batch"]
@@ -83,7 +85,6 @@ class TestMakeTask:
         counts[is_query] = np.random.default_rng(0).poisson(50.0, size=(is_query.sum(), adata.n_vars))
         adata.X = counts
         adata.write_h5ad(data_folder / "atlas.h5ad")
-        _tasks._read.cache_clear()
         after = make(LEFT_OUT)
         assert before.reference.var["selected"].sum() == 31
         pd.testing.assert_frame_equal(after.query.var, before.query.var)
@@ -91,7 +92,7 @@ class TestMakeTask:
 
     def test_other_labels_of_the_query_are_another_task(self, data_folder):
         task = make(LEFT_OUT)
-        other = _tasks.Task("task", task.reference, task.query, task.truth[::-1])
+        other = Task("task", task.reference, task.query, task.truth[::-1])
         assert list(other.truth) != list(task.truth) and other.digest != task.digest
 
     def test_share_of_labels(self, data_folder):
@@ -102,13 +103,65 @@ class TestMakeTask:
         assert few.reference.obs["cell_type"][kept].value_counts().to_dict() == expected
 
 
+class TestSides:
+    """``label_map`` and ``symbols`` of a side of a pair; a pair is read the same way everywhere."""
+
+    @pytest.fixture
+    def pair(self, data_folder):
+        """Symbols of the file: "GENE0" and "gene0", and "Gene1" and so on."""
+        adata = ad.read_h5ad(data_folder / "atlas.h5ad")
+        adata.var_names = ["GENE0", "gene0", *(f"Gene{i}" for i in range(1, adata.n_vars - 1))]
+        adata.write_h5ad(data_folder / "atlas.h5ad")
+        (pair,) = _data.read_pairs().values()
+        types = sorted(set(adata.obs["cell_type"]))
+        pair["ref"] |= {"label_map": {types[0]: "renamed", types[1]: "renamed"}, "symbols": "upper"}
+        pair["query"] |= {"symbols": "upper"}
+        (data_folder / "pairs.json").write_text(json.dumps([pair]))
+        return pair, types
+
+    def test_labels_of_the_side_are_renamed(self, pair):
+        pair, (first, second, *others) = pair
+        task = make({"pair": "P"})
+        assert set(task.reference.obs["cell_type"]) == {"renamed", *others}
+        assert {first, second} < set(task.truth) and "renamed" not in task.truth
+
+    def test_of_symbols_that_differ_in_case_the_first_is_kept(self, pair, data_folder):
+        task, adata = make({"pair": "P"}), ad.read_h5ad(data_folder / "atlas.h5ad")
+        assert list(task.query.var_names) == [f"GENE{i}" for i in range(adata.n_vars - 1)]
+        cells = adata[task.query.obs_names]
+        np.testing.assert_array_equal(task.query.X.toarray(), cells.X.toarray()[:, [0, *range(2, adata.n_vars)]])
+
+    def test_other_benchmarks_read_the_same(self, pair):
+        task, sides = make({"pair": "P"}), _data.load_pair(pair[0])
+        for seen, side in zip((task.reference, task.query), _data.on_shared_genes(*sides), strict=True):
+            np.testing.assert_array_equal(seen.X.toarray(), side.X.toarray())
+            assert list(seen.obs["batch"]) == list(side.obs["batch"])
+        assert list(task.reference.obs["cell_type"]) == list(sides[0].obs["cell_type"])
+
+    def test_other_symbols_are_refused(self, pair):
+        pair[0]["ref"]["symbols"] = "lower"
+        with pytest.raises(ValueError, match="symbols of a side are 'lower'"):
+            _data.load_pair(pair[0])
+
+
+class TestCheckStudies:
+    def test_by_file(self, data_folder):
+        (data_folder / "studies.json").write_text(json.dumps({"atlas.h5ad": "A"}))
+        for definition in ({"pair": "P"}, {"pair": "P", "reversed": True}, LEFT_OUT):
+            check_studies("task", definition, Studies("A", "A"))
+        with pytest.raises(ValueError, match=r"task: the config says B -> A, studies\.json says A -> A"):
+            check_studies("task", LEFT_OUT, Studies("B", "A"))
+
+    def test_its_own_study_needs_no_file(self, data_folder):
+        check_studies("task", LEFT_OUT, Studies("task", "task"))
+
+
 class TestPublishedData:
     """The tasks of accuracy.toml, where the data are."""
 
-    @pytest.mark.parametrize("name", ["marques without CA1", "pbmc3k-zheng"])
+    @pytest.mark.parametrize("name", ["marques without CA1", "pbmc3k-zheng", "enge-tm pancreas"])
     def test_tasks_can_be_made(self, name, published_data):
         config = read_config()
-        _tasks._read.cache_clear()
         task = make_task(name, config.tasks[name], n_genes=config.n_genes, one_batch=config.one_batch)
         assert task.reference.var["selected"].sum() == config.n_genes
         assert list(task.query.obs) == ["batch"] and not set(task.reference.obs_names) & set(task.query.obs_names)

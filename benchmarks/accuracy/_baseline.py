@@ -33,7 +33,7 @@ def against_baseline(
         "query's cells with replacement. A task is called better or worse where the interval leaves out zero: "
         f"{(verdict == 'better').sum()} and {(verdict == 'worse').sum()} of {len(table)}.",
         f"Of the {len(watched)} tasks with at least {_N_CELLS} scored query cells, {len(low)} are more than {_WORSE} "
-        f"below {config.baseline}{': ' + ', '.join(low) if len(low) else ''}.",
+        f"below {config.baseline}{': ' + '; '.join(low) if len(low) else ''}.",
     ]
     of_headline = table[table.index.isin(headline) & (table["n_query"] >= _N_QUERY)]["deviation"].dropna()
     if len(of_headline):

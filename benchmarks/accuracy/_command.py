@@ -42,8 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     info = run_info(kept, packages=["transanno"])
     if given.nested:
         write_nested(config, given.out, info)
-    else:
-        write_report(config, tasks, methods, given.out, info)
+        return 0
+    # Settings to choose from are many, and nested.md has them.
+    settings = config.nested.methods if config.nested is not None and not given.methods else ()
+    write_report(config, tasks, [name for name in methods if name not in settings], given.out, info)
     return 0
 
 

@@ -116,6 +116,16 @@ def test_no_setting_has_all_results(report):
         report({"ours": {"a-b": (0.4,)}})
 
 
+def test_settings_are_in_the_other_report_only_if_asked_for(report, tmp_path, capsys):
+    report(SCORES)
+    path = tmp_path / "cells.jsonl"
+    more = {"fit_seconds": 1.0, "predict_seconds": 1.0, "hours": 1.0}
+    path.write_text("".join(json.dumps({**json.loads(line), **more}) + "\n" for line in path.read_text().splitlines()))
+    arguments = ["--report-only", "--config", str(tmp_path / "config.toml"), "--out", str(tmp_path)]
+    assert main(arguments) == 0 and "| ours" not in capsys.readouterr().out
+    assert main([*arguments, "--methods", "ours"]) == 0 and "| ours, rich |" in capsys.readouterr().out
+
+
 def test_a_part_of_the_config_cannot_be_asked_for(capsys):
     with pytest.raises(SystemExit):
         main(["--nested", "--tasks", "baron m1-m2"])

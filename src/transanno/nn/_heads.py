@@ -81,11 +81,12 @@ class CellTypeHead(nn.Module):
 
     def _compare(self, expression: Tensor, is_masked: Tensor, center: Tensor) -> Tensor:
         """-> cosines of the angles between cells and types, times a factor; -1 for a type without cells."""
-        directions = self.directions.masked_fill(is_masked, 0.0)
-        lengths = directions.norm(dim=1)
-        products = sum_over_genes(expression, directions.T) - center @ directions.T
+        directions = self.directions.T
+        # Expression and center are zero where a gene is masked, and cells may differ in what is.
+        lengths = ((~is_masked).to(directions) @ directions.square()).sqrt()
+        products = sum_over_genes(expression, directions) - center @ directions
         cosines = products / (distance_from(expression, center)[:, None] * lengths.clamp_min(1e-6))
-        return COSINE_SCALE * cosines.masked_fill(self.directions.norm(dim=1) == 0, -1.0)
+        return COSINE_SCALE * cosines.masked_fill((directions == 0).all(dim=0), -1.0)
 
     @contextmanager
     def weighted(self, shares: Shares) -> Iterator[None]:

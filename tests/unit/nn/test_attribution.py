@@ -7,9 +7,11 @@ import torch
 from transanno.nn import (
     CellReading,
     CellTypeHead,
+    Context,
     ConvHead,
     PerformerEncoder,
-    SlotEncoder,
+    Shares,
+    ViewEncoder,
     attribute,
     gauss_legendre,
 )
@@ -20,45 +22,57 @@ N_OBS, N_VARS, N_LABELS = 5, 23, 4
 def make(encoder: str, head: str):
     torch.manual_seed(1)
     network = (
-        SlotEncoder(n_vars=N_VARS, n_hidden=14, n_latent=11, n_slots=3, n_layers=1, n_heads=2)
-        if encoder == "slots"
+        ViewEncoder(n_vars=N_VARS, n_hidden=14, n_latent=10, n_networks=2, n_layers=1, n_heads=2)
+        if encoder == "views"
         else PerformerEncoder(n_vars=N_VARS, n_hidden=13, n_layers=1, n_heads=2, head_dim=8)
     )
     sizes = {"n_vars": N_VARS, "n_tokens": network.n_tokens, "n_hidden": network.n_hidden}
     sizes |= {"n_latent": network.n_latent, "n_labels": N_LABELS, "dropout_rate": 0.1}
-    classifier = {"wide": CellTypeHead, "conv": ConvHead}[head](**sizes)
+    if head == "experts":
+        classifier = CellTypeHead(**sizes, n_networks=network.n_networks)
+    else:
+        classifier = ConvHead(**sizes)
     with torch.no_grad():
         for parameter in [*network.parameters(), *classifier.parameters()]:  # nothing at its start value
             parameter.add_(0.2 * torch.randn_like(parameter))
-        if head == "wide":
-            classifier.initialize(torch.rand(N_VARS))
+    if head == "experts":
+        weight, directions = torch.randn(2, N_LABELS, N_VARS)
+        classifier.set_experts(weight, torch.randn(N_LABELS), directions, torch.rand(N_VARS), Shares(0.7, 0.2, 0.3))
     return network.double().eval(), classifier.double().eval()
 
 
 @pytest.fixture
 def cells():
+    """Expression, mask, and what is known of the data set."""
     torch.manual_seed(2)
     is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
     is_masked[0, [3, 17]] = True
     expression = torch.log1p(torch.poisson(torch.full((N_OBS, N_VARS), 1.1, dtype=torch.float64)) * 90)
-    return expression.masked_fill(is_masked, 0.0), is_masked
+    means = (5.0 * torch.rand(1, N_VARS, dtype=torch.float64) for _ in range(2))
+    context = Context(*(mean.masked_fill(is_masked, 0.0) for mean in means))
+    return expression.masked_fill(is_masked, 0.0), is_masked, context
 
 
-def logits_of(network, classifier, expression, is_masked, batch):
-    return classifier(network(expression, is_masked, batch), expression, is_masked)
+def batch_and_contrast(network) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = torch.linspace(-1, 1, network.n_hidden, dtype=torch.float64).expand(N_OBS, -1)
+    return batch, torch.linspace(-1, 1, N_LABELS * N_OBS, dtype=torch.float64).view(N_OBS, N_LABELS)
+
+
+def logits_of(network, classifier, expression, is_masked, batch, context):
+    return classifier(network(expression, is_masked, batch, context), expression, is_masked, context)
 
 
 def explained(network, classifier, cells, *, n_steps: int):
     """-> contributions, and what they should sum to."""
-    expression, is_masked = cells
-    batch = torch.linspace(-1, 1, network.n_hidden, dtype=torch.float64).expand(N_OBS, -1)
-    contrast = torch.linspace(-1, 1, N_LABELS * N_OBS, dtype=torch.float64).view(N_OBS, N_LABELS)
+    expression, is_masked, context = cells
+    batch, contrast = batch_and_contrast(network)
     empty = torch.zeros_like(expression[:1])
     with torch.no_grad():
         start = CellReading(empty, network.read(empty, is_masked))
         end = CellReading(expression, network.read(expression, is_masked))
-        found = attribute(network, classifier, start, end, is_masked, batch, contrast, n_steps=n_steps)
-        ends = [logits_of(network, classifier, x, is_masked, batch) for x in (expression, empty.expand_as(expression))]
+        found = attribute(network, classifier, start, end, is_masked, batch, context, contrast, n_steps=n_steps)
+        both = expression, empty.expand_as(expression)
+        ends = [logits_of(network, classifier, x, is_masked, batch, context) for x in both]
         expected = (contrast * (ends[0] - ends[1])).sum(dim=1)
     return found, expected
 
@@ -73,7 +87,7 @@ def test_nodes_and_weights_are_those_of_numpy(n_steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("encoder", "head", "n_steps"),
-    [("slots", "wide", 96), ("slots", "conv", 256), ("performer", "wide", 32), ("performer", "conv", 256)],
+    [("views", "experts", 96), ("views", "conv", 256), ("performer", "experts", 32), ("performer", "conv", 256)],
 )
 def test_contributions_of_a_cell_sum_to_the_difference_from_the_baseline(encoder, head, n_steps, cells) -> None:
     network, classifier = make(encoder, head)
@@ -81,14 +95,14 @@ def test_contributions_of_a_cell_sum_to_the_difference_from_the_baseline(encoder
     assert found.shape == (N_OBS, N_VARS)
     assert expected.abs().min() > 1e-3
     # The perceptron of "conv" and the maximum in the Performer's attention have kinks, where a quadrature converges slowly.
-    tolerance = 1e-5 if (encoder, head) == ("slots", "wide") else 1e-2
+    tolerance = 1e-5 if (encoder, head) == ("views", "experts") else 1e-2
     torch.testing.assert_close(
         found.sum(dim=1), expected, rtol=tolerance, atol=tolerance * float(expected.abs().mean())
     )
 
 
 def test_the_error_of_the_sum_shrinks_with_the_number_of_steps(cells) -> None:
-    network, classifier = make("slots", "wide")
+    network, classifier = make("views", "experts")
     errors = []
     for n_steps in (4, 24, 96):
         found, expected = explained(network, classifier, cells, n_steps=n_steps)
@@ -96,53 +110,41 @@ def test_the_error_of_the_sum_shrinks_with_the_number_of_steps(cells) -> None:
     assert errors[0] > 3 * errors[1] > 30 * errors[2]
 
 
-@pytest.mark.parametrize("encoder", ["slots", "performer"])
+@pytest.mark.parametrize("encoder", ["views", "performer"])
 def test_masked_genes_and_genes_like_the_baseline_contribute_nothing(encoder, cells) -> None:
-    found, _ = explained(*make(encoder, "wide"), cells, n_steps=4)
-    expression, is_masked = cells
+    found, _ = explained(*make(encoder, "experts"), cells, n_steps=4)
+    expression, is_masked, _ = cells
     assert (found[expression == 0] == 0).all()
     assert (found[:, is_masked[0]] == 0).all()
     assert (found[expression > 0] != 0).all()
 
 
-def test_slots_are_explained_as_by_gradients_of_expression_itself(cells) -> None:
-    """The short way, through sums over genes, against integrated gradients by autograd along expression."""
-    network, classifier = make("slots", "wide")
-    expression, is_masked = cells
+def test_views_are_explained_as_by_gradients_of_expression_itself(cells) -> None:
+    """Through reading and expression apart, against integrated gradients by autograd along expression."""
+    network, classifier = make("views", "experts")
+    expression, is_masked, context = cells
     found, _ = explained(network, classifier, cells, n_steps=6)
-    batch = torch.linspace(-1, 1, network.n_hidden, dtype=torch.float64).expand(N_OBS, -1)
-    contrast = torch.linspace(-1, 1, N_LABELS * N_OBS, dtype=torch.float64).view(N_OBS, N_LABELS)
+    batch, contrast = batch_and_contrast(network)
     nodes, weights = np.polynomial.legendre.leggauss(6)
     expected = torch.zeros_like(expression)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         point = (node * expression).requires_grad_()
-        total = (contrast * logits_of(network, classifier, point, is_masked, batch)).sum()
+        total = (contrast * logits_of(network, classifier, point, is_masked, batch, context)).sum()
         expected += weight * torch.autograd.grad(total, point)[0] * expression
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("encoder", ["slots", "performer"])
-def test_reading_and_encoding_are_the_forward_pass_in_two_parts(encoder, cells) -> None:
-    network, _ = make(encoder, "wide")
-    expression, is_masked = cells
-    batch = torch.randn(N_OBS, network.n_hidden, dtype=torch.float64)
-    whole = network(expression, is_masked, batch)
-    parts = network.encode(network.read(expression, is_masked), is_masked, batch)
-    assert torch.equal(whole.cell_state, parts.cell_state)
-    assert torch.equal(whole.tokens, parts.tokens)
+@pytest.mark.parametrize("expert", ["deep", "linear", "cosine"])
+def test_contributions_to_one_expert_sum_up_too(expert, cells) -> None:
+    network, classifier = make("views", "experts")
+    with classifier.weighted(Shares(0.0, 0.0, 0.0)._replace(**{expert: 0.8})):
+        found, expected = explained(network, classifier, cells, n_steps=96)
+    torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().mean()))
 
 
-def test_attention_is_the_formula_of_the_docstring_without_silent_genes(cells) -> None:
-    attention = make("slots", "wide")[0].attention
-    expression, _ = cells
-    weights = attention.gene_slot_weights()  # (n_vars, n_slots)
-    found = attention.attend(expression)
-    for n in range(N_OBS):
-        for s in range(3):
-            expected = expression[n] * weights[:, s]
-            torch.testing.assert_close(found[n, s], expected / expected.sum())
-
-
-def test_attention_of_an_empty_cell_is_zero() -> None:
-    attention = make("slots", "wide")[0].attention
-    assert (attention.attend(torch.zeros(1, N_VARS, dtype=torch.float64)) == 0).all()
+def test_contributions_to_the_linear_expert_are_weight_times_expression(cells) -> None:
+    network, classifier = make("views", "experts")
+    with classifier.weighted(Shares(deep=0.0, linear=0.8)):
+        found, _ = explained(network, classifier, cells, n_steps=1)
+    _, contrast = batch_and_contrast(network)
+    torch.testing.assert_close(found, 0.8 * cells[0] * (contrast @ classifier.linear_weight))

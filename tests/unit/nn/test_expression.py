@@ -9,11 +9,14 @@ import torch
 
 from transanno.nn import (
     bin_expression,
+    distance_from,
     normalize_counts,
-    rescale_expression,
+    perturb_genes,
     sample_expressed_mask,
     sample_gene_mask,
+    sample_panel,
     sparse_rows,
+    sum_over_cells,
     sum_over_genes,
     thin_counts,
 )
@@ -41,25 +44,116 @@ class TestThinCounts:
         assert torch.equal(thinned, thinned.round())
         assert (thinned < counts).any()
 
-    def test_mean_and_variance_are_those_of_binomial_thinning(self):
-        n_obs, molecules, low = 20_011, 20, 0.4
-        thinned = thin_counts(torch.full((n_obs, 1), float(molecules)), min_fraction=low)[:, 0].double()
-        p_mean, p_var = (1 + low) / 2, (1 - low) ** 2 / 12
-        variance = molecules * (p_mean - p_var - p_mean**2) + molecules**2 * p_var  # total variance
-        assert abs(thinned.mean().item() - molecules * p_mean) < 5 * math.sqrt(variance / n_obs)
-        assert thinned.var().item() == pytest.approx(variance, rel=0.05)
-
-    def test_one_fraction_per_cell(self):
-        share = thin_counts(torch.full((53, 31), 1e5), min_fraction=0.2) / 1e5
-        per_cell = share.mean(dim=1)
-        assert share.std(dim=1).max() < 0.003  # sqrt(0.25 / 1e5) = 0.0016
-        assert per_cell.min() > 0.19
+    def test_one_depth_of_all_cells_and_one_of_each(self):
+        """Share of the molecules that are left: product of U(low, 1) for all and U(0.6, 1.4) for each, at most 1."""
+        low, shares, depths = 0.2, [], []
+        for _ in range(200):
+            share = thin_counts(torch.full((61, 7), 1e5), min_fraction=low) / 1e5
+            assert share.std(dim=1).max() < 0.006  # sqrt(0.25 / 1e5) = 0.0016
+            shares.append(share.mean(dim=1))
+            depths.append(shares[-1].median().item())  # nearly that of all, unless most are at the bound
+        per_cell = torch.stack(shares).double().numpy()
+        assert per_cell.min() >= 0.6 * low - 0.006
         assert per_cell.max() <= 1.0
-        assert per_cell.std() == pytest.approx(0.8 / math.sqrt(12), rel=0.2)
+        assert (per_cell == 1.0).any()
+        # Where no cell is at the bound, the shares of cells are uniform around that of all.
+        free = per_cell[np.array(depths) < 0.6]
+        assert len(free) > 50
+        spread = free / free.mean(axis=1, keepdims=True)
+        np.testing.assert_allclose(np.quantile(spread, [0.02, 0.5, 0.98]), [0.616, 1.0, 1.384], atol=0.05)
+        np.testing.assert_allclose(np.quantile(depths, [0.05, 0.5, 0.95]), [0.24, 0.6, 0.96], atol=0.08)
 
-    def test_fractional_counts_are_rounded_to_molecules(self):
+    def test_mean_and_variance_are_those_of_binomial_thinning(self, monkeypatch):
+        """Of cells that all keep the same share."""
+        monkeypatch.setattr("transanno.nn._expression._DEPTHS_OF_CELLS", (0.5, 0.5))
+        n_obs, molecules = 20_011, 20
+        thinned = thin_counts(torch.full((n_obs, 1), float(molecules)), min_fraction=1 - 1e-7)[:, 0].double()
+        assert abs(thinned.mean().item() - molecules / 2) < 5 * math.sqrt(molecules / 4 / n_obs)
+        assert thinned.var().item() == pytest.approx(molecules / 4, rel=0.05)
+
+    def test_no_cell_loses_nearly_all(self):
+        shares = [thin_counts(torch.full((61, 1), 1e5), min_fraction=1e-3).min().item() / 1e5 for _ in range(50)]
+        assert 0.046 < min(shares) < 0.054  # the least share, and the deviation of the draw
+
+    def test_is_seeded(self):
+        found = []
+        for seed in (3, 3, 5):
+            torch.manual_seed(seed)
+            found.append(thin_counts(make_counts(), min_fraction=0.3))
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
+    def test_fractional_counts_are_rounded_to_molecules(self, monkeypatch):
+        monkeypatch.setattr("transanno.nn._expression._DEPTHS_OF_CELLS", (1.0, 1.0))
         thinned = thin_counts(torch.tensor([[0.4, 0.6, 2.4, 1000.4]]), min_fraction=1 - 1e-7)
         assert torch.equal(thinned, torch.tensor([[0.0, 1.0, 2.0, 1000.0]]))
+
+
+class TestPerturbGenes:
+    NO_OTHER = torch.zeros(11, dtype=torch.bool)
+
+    def test_zero_returns_the_same_object(self):
+        counts = make_counts()
+        assert perturb_genes(counts, deviation=0.0, is_other=self.NO_OTHER) is counts
+
+    def test_all_cells_have_the_same_factor_of_a_gene(self):
+        counts = make_counts() + 1
+        before = counts.clone()
+        factor = perturb_genes(counts, deviation=0.7, is_other=self.NO_OTHER) / counts
+        assert torch.equal(counts, before)
+        torch.testing.assert_close(factor, factor[:1].expand_as(factor))
+        assert (factor > 0).all()
+        assert len(factor[0].unique()) == 11
+
+    def test_zeros_stay(self):
+        counts = make_counts()
+        assert torch.equal(perturb_genes(counts, deviation=0.7, is_other=self.NO_OTHER) == 0, counts == 0)
+
+    def test_column_of_other_genes_is_left_alone(self):
+        counts, is_other = make_counts() + 1, torch.arange(11) == 10
+        changed = perturb_genes(counts, deviation=0.7, is_other=is_other)
+        assert torch.equal(changed[:, 10], counts[:, 10])
+        assert not torch.isclose(changed[:, :10], counts[:, :10]).all(dim=0).any()
+
+    def test_logarithms_of_factors_are_normal_with_a_uniform_deviation(self):
+        ones, no_other = torch.ones(1, 1009), torch.zeros(1009, dtype=torch.bool)
+        logs = torch.cat([perturb_genes(ones, deviation=0.7, is_other=no_other).log() for _ in range(300)])
+        deviation = logs.double().std(dim=1)
+        assert (logs.mean(dim=1).abs() < 5 * deviation / math.sqrt(1009)).all()
+        assert deviation.max() < 0.75
+        np.testing.assert_allclose(np.quantile(deviation, [0.1, 0.5, 0.9]), [0.07, 0.35, 0.63], atol=0.08)
+        kurtosis = ((logs / logs.std(dim=1, keepdim=True)) ** 4).mean()
+        assert kurtosis == pytest.approx(3.0, rel=0.05)
+
+    def test_is_seeded(self):
+        found = []
+        for seed in (3, 3, 5):
+            torch.manual_seed(seed)
+            found.append(perturb_genes(make_counts(), deviation=0.7, is_other=self.NO_OTHER))
+        assert torch.equal(found[0], found[1])
+        assert not torch.equal(found[0], found[2])
+
+
+class TestSamplePanel:
+    def test_hides_the_same_genes_in_all_cells(self):
+        panel = sample_panel(503, max_fraction=0.4, device=CPU)
+        assert panel.dtype == torch.bool
+        assert panel.shape == (1, 503)
+
+    def test_half_of_the_times_nothing_and_else_a_uniform_share(self):
+        shares = torch.stack([sample_panel(503, max_fraction=0.4, device=CPU).double().mean() for _ in range(2000)])
+        assert (shares == 0).double().mean().item() == pytest.approx(0.5, abs=0.06)
+        shares = shares[shares > 0]
+        np.testing.assert_allclose(np.quantile(shares, [0.1, 0.5, 0.9]), [0.04, 0.2, 0.36], atol=0.03)
+        assert shares.max() < 0.4 + 5 * math.sqrt(0.24 / 503)
+
+    def test_genes_are_hidden_alike(self):
+        panels = torch.cat([sample_panel(23, max_fraction=0.8, device=CPU) for _ in range(2000)])
+        np.testing.assert_allclose(panels.double().mean(dim=0), 0.2, atol=0.05)
+        assert len(torch.unique(panels, dim=0)) > 500
+
+    def test_zero_hides_nothing(self):
+        assert not any(sample_panel(11, max_fraction=0.0, device=CPU).any() for _ in range(31))
 
 
 class TestSampleGeneMask:
@@ -110,23 +204,6 @@ class TestNormalizeCounts:
         result = normalize_counts(counts, is_masked)
         assert (result[[0, 2]] == 0).all()
         assert result[1].exp().sub(1).sum().item() == pytest.approx(1e4, rel=1e-5)
-
-
-class TestRescaleExpression:
-    def test_is_the_expression_of_another_total(self):
-        counts = make_counts()
-        no_gene = torch.zeros(1, counts.shape[1], dtype=torch.bool)
-        found = rescale_expression(normalize_counts(counts, no_gene), 200.0)
-        expected = np.log1p(counts.numpy() * 200.0 / counts.numpy().sum(axis=1, keepdims=True))
-        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
-
-    def test_sparse_equals_dense(self):
-        expression = make_counts().log1p()
-        stored = sp.csr_matrix(expression.numpy())
-        parts = map(torch.from_numpy, (stored.indptr, stored.indices, stored.data))
-        sparse = rescale_expression(sparse_rows(*parts, n_vars=stored.shape[1]), 7.0)
-        assert sparse.layout == torch.sparse_csr
-        torch.testing.assert_close(sparse.to_dense(), rescale_expression(expression, 7.0))
 
 
 class TestBinExpression:
@@ -189,6 +266,25 @@ class TestSparse:
         table = torch.randn(7, 5)
         torch.testing.assert_close(sum_over_genes(as_sparse(counts), table), counts @ table)
         assert torch.equal(sum_over_genes(counts, table), counts @ table)
+
+    @pytest.mark.parametrize("n_rows", [1, 13], ids=["one center", "center per cell"])
+    def test_distances_equal_numpy(self, n_rows, counts):
+        center = 5 * torch.rand(n_rows, 7)
+        expected = np.linalg.norm((counts - center).double().numpy(), axis=1)
+        np.testing.assert_allclose(distance_from(counts, center), expected, rtol=1e-5)
+        if n_rows == 1:
+            np.testing.assert_allclose(distance_from(as_sparse(counts), center), expected, rtol=1e-5)
+
+    def test_distance_is_never_zero(self, counts):
+        center = counts[:1].clone()
+        for found in (distance_from(counts[:1], center), distance_from(as_sparse(counts[:1]), center)):
+            assert 0 < found.item() <= 2e-3
+
+    def test_sums_over_cells(self, counts):
+        torch.testing.assert_close(sum_over_cells(as_sparse(counts)), counts.sum(dim=0))
+        assert torch.equal(sum_over_cells(counts), counts.sum(dim=0))
+        nothing = sum_over_cells(as_sparse(torch.zeros(3, 7)))
+        assert torch.equal(nothing, torch.zeros(7))
 
     def test_no_warning_of_beta_status(self, counts, recwarn):
         as_sparse(counts)

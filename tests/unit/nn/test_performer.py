@@ -6,10 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from transanno.nn import PerformerEncoder, bin_expression, normalize_counts
+from transanno.nn import Context, PerformerEncoder, bin_expression, normalize_counts
 
 SMALL = {"n_vars": 23, "n_hidden": 12, "n_layers": 2, "n_heads": 3, "head_dim": 7, "n_features": 11}
 N_OBS = 5
+
+
+def no_context(n_vars: int = 23) -> Context:
+    """What the Performer is told of the data set, and does not read."""
+    return Context(torch.full((1, n_vars), torch.nan), torch.full((1, n_vars), torch.nan))
 
 
 def make_encoder(**kwargs: Any) -> PerformerEncoder:
@@ -17,10 +22,10 @@ def make_encoder(**kwargs: Any) -> PerformerEncoder:
 
 
 @pytest.fixture
-def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Context]:
     is_masked = torch.rand(N_OBS, 23) < 0.3
     counts = torch.poisson(torch.full((N_OBS, 23), 0.7))
-    return normalize_counts(counts, is_masked), is_masked, torch.randn(N_OBS, 12)
+    return normalize_counts(counts, is_masked), is_masked, torch.randn(N_OBS, 12), no_context()
 
 
 def projections(encoder: PerformerEncoder) -> list[torch.Tensor]:
@@ -53,7 +58,7 @@ class TestTokens:
 
     def test_are_bin_or_mask_plus_gene(self, inputs):
         encoder = make_encoder()
-        expression, is_masked, batch = inputs
+        expression, is_masked, batch, context = inputs
         tokens = self.tokens_read(encoder, *inputs)
         for i in range(N_OBS):
             for gene in range(23):
@@ -63,11 +68,11 @@ class TestTokens:
 
     def test_batch_is_added_to_the_appended_token_only(self, inputs):
         encoder = make_encoder()
-        expression, is_masked, batch = inputs
-        tokens = self.tokens_read(encoder, expression, is_masked, batch)
+        expression, is_masked, batch, context = inputs
+        tokens = self.tokens_read(encoder, expression, is_masked, batch, context)
         appended = encoder.token_embedding.weight[0] + encoder.appended_embedding
         torch.testing.assert_close(tokens[:, -1], appended + batch)
-        assert torch.equal(tokens[:, :-1], self.tokens_read(encoder, expression, is_masked, -batch)[:, :-1])
+        assert torch.equal(tokens[:, :-1], self.tokens_read(encoder, expression, is_masked, -batch, context)[:, :-1])
 
     def test_bins_are_those_of_the_objective(self):
         """At the edges of the bins, too: 2^k - 1 counts in a cell of 10,000."""
@@ -77,7 +82,8 @@ class TestTokens:
         counts[0, 8] = 1e4 - counts.sum()
         encoder = make_encoder(n_vars=9)
         is_masked = torch.zeros(1, 9, dtype=torch.bool)
-        tokens = self.tokens_read(encoder, normalize_counts(counts, is_masked), is_masked, torch.zeros(1, 12))
+        expression = normalize_counts(counts, is_masked)
+        tokens = self.tokens_read(encoder, expression, is_masked, torch.zeros(1, 12), no_context(9))
         bins = bin_expression(counts, counts.sum(dim=1, keepdim=True))
         assert bins.tolist() == [[0, 1, 2, 3, 4, 5, 5, 1, 5]]
         torch.testing.assert_close(tokens[:, :-1] - encoder.gene_embedding, encoder.token_embedding(bins))
@@ -90,12 +96,13 @@ class TestTokens:
     def test_one_mask_for_all_cells(self, inputs):
         encoder, is_masked = make_encoder(), inputs[1][:1]
         expression = inputs[0].masked_fill(is_masked, 0.0)
-        one, each = (encoder(expression, mask, inputs[2]) for mask in (is_masked, is_masked.expand(N_OBS, -1)))
+        one, each = (encoder(expression, mask, *inputs[2:]) for mask in (is_masked, is_masked.expand(N_OBS, -1)))
         torch.testing.assert_close(one.tokens, each.tokens)
         torch.testing.assert_close(one.cell_state, each.cell_state)
 
     def test_cell_without_measured_genes_is_finite(self):
-        output = make_encoder()(torch.zeros(1, 23), torch.ones(1, 23, dtype=torch.bool), torch.zeros(1, 12))
+        nothing = torch.zeros(1, 23), torch.ones(1, 23, dtype=torch.bool), torch.zeros(1, 12)
+        output = make_encoder()(*nothing, no_context())
         assert torch.isfinite(output.tokens).all()
         assert torch.equal(output.cell_state, torch.zeros(1, 12))
 
@@ -165,7 +172,8 @@ class TestMemory:
             sizes[tensor.data_ptr()] = tensor.numel()
             return tensor
 
-        inputs = torch.rand(1, n_vars), torch.zeros(1, n_vars, dtype=torch.bool), torch.zeros(1, 12)
+        is_masked = torch.zeros(1, n_vars, dtype=torch.bool)
+        inputs = torch.rand(1, n_vars), is_masked, torch.zeros(1, 12), no_context(n_vars)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             encoder(*inputs).tokens.sum()
         return 4 * sum(sizes.values()), max(sizes.values())
@@ -213,5 +221,6 @@ def test_equals_performer_pytorch(n_vars, make_original, original_sizes):
         expression = ((2.0**bins + 0.3) - 1).log1p().masked_fill(is_masked, 0.0)
         tokens = torch.cat([bins.masked_fill(is_masked, 6), torch.zeros(N_OBS, 1, dtype=torch.long)], dim=1)
         expected = original(tokens, return_encodings=True)
-        found = encoder(expression, is_masked, torch.zeros(N_OBS, original_sizes["n_hidden"])).tokens
+        no_batch = torch.zeros(N_OBS, original_sizes["n_hidden"])
+        found = encoder(expression, is_masked, no_batch, no_context(n_vars)).tokens
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 import scvi
 from anndata import AnnData
@@ -12,24 +15,69 @@ from anndata import AnnData
 import transanno
 from benchmarks._data import BATCH, LABEL, data_folder
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
+from transanno._refine import average_neighbors, learn_from_query, principal_components
+from transanno.nn import CellTypeHead, Shares
 
 _TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def annotate(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:
-    """What ``tl.annotate`` does; without its refinement; and without the wide path, the Transformer alone."""
+    """What ``tl.annotate`` does; without its refinement; and the Transformer alone, refined."""
     model = _fit(reference, seed, train)
 
     def deep(query: AnnData) -> Prediction:
-        with model.module.classifier.alone("deep"):
-            return _predict(model, refine=False)(query)
+        with model.module.classifier.weighted(Shares(deep=1.0)):
+            return _predict(model, refine=True)(query)
 
-    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", deep path alone": deep}
+    return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False), ", Transformer alone": deep}
+
+
+# What `--nested` chooses from: whose word counts for how much, and what the query as a whole is asked.
+SHARES = {
+    "linear": Shares(0.0, 1.0, 0.0),
+    "Transformer": Shares(1.0, 0.0, 0.0),
+    "linear + cosine": Shares(0.0, 0.5, 0.5),
+    "Transformer + linear": Shares(0.5, 0.5, 0.0),
+    "all three": Shares(1 / 3, 1 / 3, 1 / 3),
+    "all three, Transformer 3/5": Shares(0.6, 0.2, 0.2),
+}
 
 
 def settings(reference: AnnData, *, seed: int, cores: int) -> Fitted:
-    """What ``--nested`` chooses from: the defaults, until there are others to choose."""
-    return {"": _predict(_fit(reference, seed, {}), refine=True)}
+    """One training, predicted from in all the ways that ``--nested`` chooses from."""
+    model = _fit(reference, seed, {}, calibrate=False)
+    ways: Fitted = {}
+    for name, shares in SHARES.items():
+        for suffix, refine in _REFINEMENTS.items():
+            ways[f", {name}{suffix}"] = partial(_predict_with, model, shares, refine)
+    return ways
+
+
+def _predict_with(
+    model: transanno.TransAnno,
+    shares: Shares,
+    refine: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    query: AnnData,
+) -> Prediction:
+    query_model = _load(query, model)
+    head = query_model.module.classifier
+    assert isinstance(head, CellTypeHead)
+    with head.weighted(shares):
+        probabilities = query_model.predict(soft=True, key_added=None)
+    assert isinstance(probabilities, pd.DataFrame)
+    counts = query_model._counts(None, np.arange(query.n_obs))
+    components = principal_components(counts, ~query_model._is_gene)
+    refined = refine(probabilities.to_numpy(), components)
+    return from_probabilities(refined, probabilities.columns.to_numpy())
+
+
+_REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "": lambda probabilities, components: probabilities,
+    ", neighbors": average_neighbors,
+    ", neighbors, query": lambda probabilities, components: learn_from_query(
+        average_neighbors(probabilities, components), components
+    ),
+}
 
 
 def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> Fitted:

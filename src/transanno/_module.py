@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
@@ -49,7 +51,7 @@ class TransAnnoModule(BaseModuleClass):
         Name of an encoder in :data:`transanno.nn.ENCODERS`.
     head
         Name of a cell-type head in :data:`transanno.nn.HEADS`. Default: the encoder's.
-    n_hidden, n_latent, n_layers, n_heads, head_dim, n_features
+    n_hidden, n_latent, n_networks, n_layers, n_heads, head_dim, n_features
         Arguments of the encoder; None stands for its default.
     dropout_rate
         Dropout in the cell-type head.
@@ -70,6 +72,7 @@ class TransAnnoModule(BaseModuleClass):
         head: str | None = None,
         n_hidden: int | None = None,
         n_latent: int | None = None,
+        n_networks: int | None = None,
         n_layers: int | None = None,
         n_heads: int | None = None,
         head_dim: int | None = None,
@@ -77,8 +80,8 @@ class TransAnnoModule(BaseModuleClass):
         dropout_rate: float = 0.1,
     ) -> None:
         super().__init__()
-        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_layers": n_layers}
-        given |= {"n_heads": n_heads, "head_dim": head_dim, "n_features": n_features}
+        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_networks": n_networks}
+        given |= {"n_layers": n_layers, "n_heads": n_heads, "head_dim": head_dim, "n_features": n_features}
         # With the defaults filled in: a saved model must not change when these do.
         self.encoder_arguments = encoder_arguments(encoder, given)
         self.head = head or default_head(encoder)
@@ -287,14 +290,18 @@ class TransAnnoModule(BaseModuleClass):
         is_labeled = labels < self.n_classes
         if not is_labeled.any():
             return None, None, None
-        labels, logits = labels[is_labeled], inference_outputs["logits"][is_labeled]
+        labels, logits = labels[is_labeled], inference_outputs["logits"][..., is_labeled, :]
         # A type that is common in this minibatch counts for more than a rare one, but not for as much as it has cells.
         weights = None
         if balanced:
             n_per_type = torch.bincount(labels, minlength=self.n_classes).to(logits)
             weights = n_per_type.clamp_min(1).rsqrt() * (n_per_type > 0)
-        loss = F.cross_entropy(logits, labels, weight=weights, label_smoothing=label_smoothing)
-        return loss, labels, logits
+        options: dict[str, Any] = {"weight": weights, "label_smoothing": label_smoothing}
+        if logits.dim() == 2:
+            return F.cross_entropy(logits, labels, **options), labels, logits
+        # Every network learns by itself.
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)), **options)
+        return loss, labels, logits.mean(dim=0)
 
     def sample(self, *args, **kwargs):
         """The module predicts; it does not generate cells."""

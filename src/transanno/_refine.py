@@ -48,11 +48,18 @@ def refine_probabilities(
     if len(probabilities) < _MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
         return probabilities
     components = principal_components(counts, is_other)
+    return learn_from_query(average_neighbors(probabilities, components), components)
+
+
+def average_neighbors(probabilities: np.ndarray, components: np.ndarray) -> np.ndarray:
+    """Probabilities ``(n_obs, n_labels)``, components ``(n_obs, n_components)`` -> half those of a cell's neighbors."""
+    if len(probabilities) < _MIN_CELLS:
+        return probabilities
     averaged = neighbor_average(probabilities, nearest_neighbors(components))
     refined = (1.0 - _NEIGHBOR_WEIGHT) * probabilities + _NEIGHBOR_WEIGHT * averaged
     called = probabilities.argmax(axis=1)
     is_rare = np.bincount(called, minlength=probabilities.shape[1]) < _MIN_CELLS_OF_TYPE
-    return learn_from_query(np.where(is_rare[called][:, None], probabilities, refined), components)
+    return np.where(is_rare[called][:, None], probabilities, refined)
 
 
 def principal_components(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> np.ndarray:
@@ -81,6 +88,8 @@ def nearest_neighbors(components: np.ndarray) -> np.ndarray:
 
 def learn_from_query(probabilities: np.ndarray, components: np.ndarray) -> np.ndarray:
     """Probabilities ``(n_obs, n_labels)``, components ``(n_obs, n_components)`` -> the same, averaged with what the query teaches."""
+    if len(probabilities) < _MIN_CELLS:
+        return probabilities
     sure = _surest_cells(probabilities)
     codes = probabilities.argmax(axis=1)[sure]
     types = np.unique(codes)

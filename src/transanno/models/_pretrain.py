@@ -54,7 +54,10 @@ class TransAnnoPretrain(TransAnnoBase):
     n_hidden
         Width of a token. Default: 64 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 64 with views; in the Performer it is ``n_hidden``.
+        Width of the cell state. Default: 96 with views, where it is a multiple of ``n_networks``; in the Performer it is
+        ``n_hidden``.
+    n_networks
+        Number of networks that are averaged, only with views. Default: 3.
     n_layers
         Number of Transformer layers. Default: 1 with views, 6 in the Performer.
     n_heads
@@ -85,6 +88,7 @@ class TransAnnoPretrain(TransAnnoBase):
         encoder: str = "views",
         n_hidden: int | None = None,
         n_latent: int | None = None,
+        n_networks: int | None = None,
         n_layers: int | None = None,
         n_heads: int | None = None,
         head_dim: int | None = None,
@@ -97,6 +101,7 @@ class TransAnnoPretrain(TransAnnoBase):
             "encoder": encoder,
             "n_hidden": n_hidden,
             "n_latent": n_latent,
+            "n_networks": n_networks,
             "n_layers": n_layers,
             "n_heads": n_heads,
             "head_dim": head_dim,

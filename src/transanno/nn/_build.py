@@ -52,6 +52,7 @@ def build_classifier(
     """-> the cell-type head of that name; ValueError if there is none."""
     if head not in HEADS:
         raise ValueError(f"head={head!r} is not known. Allowed: {', '.join(map(repr, HEADS))}.")
+    n_networks = {"n_networks": encoder.n_networks} if head == "experts" else {}
     return HEADS[head](
         n_vars=n_vars,
         n_tokens=encoder.n_tokens,
@@ -59,6 +60,7 @@ def build_classifier(
         n_latent=encoder.n_latent,
         n_labels=n_labels,
         dropout_rate=dropout_rate,
+        **n_networks,
     )
 
 

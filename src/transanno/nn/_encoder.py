@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from transanno.nn._expression import distance_from, sum_over_genes
 from transanno.nn._transformer import TransformerBlock
 
+_N_VIEWS = 3
 # Length that a cell's deviation from its data set is scaled to: about that of the deviation itself.
 _LENGTH = 30.0
 
@@ -34,6 +36,30 @@ class Context(NamedTuple):
     """``(n_obs | 1, n_vars)``, that of the reference"""
 
 
+class ViewNetwork(nn.Module):
+    """Three views of a cell ``(n_obs, n_hidden)`` & batch -> their tokens and a cell state.
+
+    Every view has a map to its token, to which the embedding of the batch is added; a few :class:`TransformerBlock` let the views
+    talk to each other, and a linear map over all tokens gives the state.
+    """
+
+    def __init__(self, *, n_hidden: int, n_latent: int, n_layers: int, n_heads: int) -> None:
+        super().__init__()
+        self.to_tokens = nn.ModuleList([_near_identity(n_hidden) for _ in range(_N_VIEWS)])
+        self.token_norm = nn.LayerNorm(n_hidden)
+        self.blocks = nn.ModuleList([TransformerBlock(n_hidden=n_hidden, n_heads=n_heads) for _ in range(n_layers)])
+        self.norm = nn.LayerNorm(_N_VIEWS * n_hidden)
+        self.to_cell_state = nn.Linear(_N_VIEWS * n_hidden, n_latent)
+
+    def forward(self, views: Sequence[Tensor], batch_embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Views, each ``(n_obs, n_hidden)``, batch ``(n_obs, n_hidden)`` -> tokens ``(n_obs, 3, n_hidden)``, state."""
+        tokens = torch.stack([to_token(view) for to_token, view in zip(self.to_tokens, views, strict=True)], dim=1)
+        tokens = self.token_norm(tokens + batch_embedding[:, None, :])
+        for block in self.blocks:
+            tokens = block(tokens)
+        return tokens, self.to_cell_state(self.norm(tokens.flatten(1)))
+
+
 class ViewEncoder(nn.Module):
     r"""expression ``(n_obs, n_vars)`` & batch -> tokens of three views of a cell, and a cell state.
 
@@ -46,8 +72,10 @@ class ViewEncoder(nn.Module):
         t_3 = W_3 E^\top (m - \bar m)
 
     A platform shifts the mean of every gene, which the second view does not see; another composition shifts it, too, and
-    then the first view is right. The third lets the Transformer layers tell which (docs/decisions/0012). The embedding of
-    the batch is added to every token, and a linear map over all tokens gives the cell state.
+    then the first view is right. The third lets the Transformer layers tell which (docs/decisions/0012).
+
+    Several networks that differ by their random start, each with columns of its own in the table, read the same cells and learn
+    apart: their average depends less on luck. The cell state is that of all of them side by side.
 
     This is the interface that every encoder has to offer: ``forward`` with an :class:`EncoderOutput`, the
     attributes below, a parameter ``gene_embedding`` with one row per gene, by which weights are carried to
@@ -66,22 +94,30 @@ class ViewEncoder(nn.Module):
     # Cells whose gradients are computed at once.
     gradient_batch_size = 512
 
-    n_tokens = 3
-
     def __init__(
-        self, *, n_vars: int, n_hidden: int = 64, n_latent: int = 64, n_layers: int = 1, n_heads: int = 4
+        self,
+        *,
+        n_vars: int,
+        n_hidden: int = 64,
+        n_latent: int = 96,
+        n_networks: int = 3,
+        n_layers: int = 1,
+        n_heads: int = 4,
     ) -> None:
         super().__init__()
-        if n_hidden % n_heads:
-            raise ValueError(f"n_hidden={n_hidden} is not a multiple of n_heads={n_heads}. Choose one that is.")
+        for name, size, by, number in (
+            ("n_hidden", n_hidden, "n_heads", n_heads),
+            ("n_latent", n_latent, "n_networks", n_networks),
+        ):
+            if size % number:
+                raise ValueError(f"{name}={size} is not a multiple of {by}={number}. Choose one that is.")
         self.n_hidden = n_hidden
         self.n_latent = n_latent
-        self.gene_embedding = nn.Parameter(torch.randn(n_vars, n_hidden) * self._gene_scale(n_vars))
-        self.to_tokens = nn.ModuleList([_near_identity(n_hidden) for _ in range(self.n_tokens)])
-        self.token_norm = nn.LayerNorm(n_hidden)
-        self.blocks = nn.ModuleList([TransformerBlock(n_hidden=n_hidden, n_heads=n_heads) for _ in range(n_layers)])
-        self.norm = nn.LayerNorm(self.n_tokens * n_hidden)
-        self.to_cell_state = nn.Linear(self.n_tokens * n_hidden, n_latent)
+        self.n_networks = n_networks
+        self.n_tokens = n_networks * _N_VIEWS
+        self.gene_embedding = nn.Parameter(torch.randn(n_vars, n_networks * n_hidden) * self._gene_scale(n_vars))
+        sizes = {"n_hidden": n_hidden, "n_latent": n_latent // n_networks, "n_layers": n_layers, "n_heads": n_heads}
+        self.networks = nn.ModuleList([ViewNetwork(**sizes) for _ in range(n_networks)])
 
     @staticmethod
     def _gene_scale(n_vars: int) -> float:
@@ -91,7 +127,11 @@ class ViewEncoder(nn.Module):
     @property
     def tunable_layers(self) -> list[nn.Module]:
         """What ``freeze="partial"`` leaves trainable."""
-        return [*self.blocks[-1:], self.norm]
+        found: list[nn.Module] = []
+        for network in self.networks:
+            assert isinstance(network, ViewNetwork)
+            found += [*network.blocks[-1:], network.norm]
+        return found
 
     def forward(
         self, expression: Tensor, is_masked: Tensor, batch_embedding: Tensor, context: Context
@@ -104,11 +144,10 @@ class ViewEncoder(nn.Module):
         center, mean = (values @ self.gene_embedding for values in context)
         length = distance_from(expression, context.center)[:, None]
         views = (reading, (reading - center) * (_LENGTH / length), (center - mean).expand_as(reading))
-        tokens = torch.stack([to_token(view) for to_token, view in zip(self.to_tokens, views, strict=True)], dim=1)
-        tokens = self.token_norm(tokens + batch_embedding[:, None, :])
-        for block in self.blocks:
-            tokens = block(tokens)
-        return EncoderOutput(tokens=tokens, cell_state=self.to_cell_state(self.norm(tokens.flatten(1))))
+        parts = zip(*(view.split(self.n_hidden, dim=1) for view in views), strict=True)  # one for each network
+        found = [network(part, batch_embedding) for network, part in zip(self.networks, parts, strict=True)]
+        tokens, states = zip(*found, strict=True)
+        return EncoderOutput(tokens=torch.cat(tokens, dim=1), cell_state=torch.cat(states, dim=1))
 
     def read(self, expression: Tensor, is_masked: Tensor) -> Tensor:
         """Expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)`` -> reading: here, the expression."""
@@ -126,14 +165,16 @@ class ViewEncoder(nn.Module):
     def initialize_genes(self, expression: Tensor) -> None:
         """Start the gene embeddings at the principal axes of ``expression (n_obs, n_vars)``, times their scale.
 
-        Genes that vary together start close to each other, and genes that hardly vary start near
-        zero (docs/decisions/0002).
+        Genes that vary together start close to each other, and genes that hardly vary start near zero. Every network but the
+        first starts from a random rotation.
         """
         expression = expression - expression.mean(dim=0)
         n_axes = min(self.n_hidden, *expression.shape)
         _, scale, axes = torch.svd_lowrank(expression, q=n_axes, niter=4)
-        embedding = F.pad(axes * scale, (0, self.n_hidden - n_axes))
-        self.gene_embedding.copy_(embedding * (self._gene_scale(len(axes)) / embedding.std().clamp_min(1e-12)))
+        first = F.pad(axes * scale, (0, self.n_hidden - n_axes))
+        first = first * (self._gene_scale(len(axes)) / first.std().clamp_min(1e-12))
+        rotations = [torch.linalg.qr(torch.randn(self.n_hidden, self.n_hidden).to(first))[0] for _ in self.networks[1:]]
+        self.gene_embedding.copy_(torch.cat([first, *(first @ rotation for rotation in rotations)], dim=1))
 
 
 def _near_identity(width: int) -> nn.Linear:

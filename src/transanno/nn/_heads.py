@@ -37,7 +37,8 @@ class CellTypeHead(nn.Module):
 
         \ell = w_\text{deep}\,\ell_\text{deep} + w_\text{linear}\,\ell_\text{linear} + w_\text{cosine}\,\ell_\text{cosine}
 
-    The deep one is linear in the cell state, and learns by gradient descent with the encoder. The linear one is a regularized
+    The deep one is linear in the cell state, and learns by gradient descent with the encoder; where that is several networks, it
+    is the mean of their log-probabilities. The linear one is a regularized
     logistic regression on log-expression, from a convex solver. The cosine one compares directions: that of a cell from
     the mean of its data set, and those of the types from the mean of the types; what a platform adds to every cell cancels
     there. In training mode the deep one stands alone, and so it does until there are others. A masked gene counts as average
@@ -50,11 +51,19 @@ class CellTypeHead(nn.Module):
     shares: Tensor
 
     def __init__(
-        self, *, n_vars: int, n_tokens: int, n_hidden: int, n_latent: int, n_labels: int, dropout_rate: float
+        self,
+        *,
+        n_vars: int,
+        n_tokens: int,
+        n_hidden: int,
+        n_latent: int,
+        n_labels: int,
+        dropout_rate: float,
+        n_networks: int = 1,
     ) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout_rate)
-        self.to_logits = nn.Linear(n_latent, n_labels)
+        self.to_logits = nn.ModuleList([nn.Linear(n_latent // n_networks, n_labels) for _ in range(n_networks)])
         self.register_buffer("linear_weight", torch.zeros(n_labels, n_vars))
         self.register_buffer("linear_bias", torch.zeros(n_labels))
         # Zero for a type without cells.
@@ -64,13 +73,15 @@ class CellTypeHead(nn.Module):
     def forward(self, encoded: EncoderOutput, expression: Tensor, is_masked: Tensor, context: Context) -> Tensor:
         """Encoder output, expression ``(n_obs, n_vars)``, is_masked ``(n_obs | 1, n_vars)``, context -> logits.
 
-        Expression is zero where masked, and may be sparse CSR.
+        Expression is zero where masked, and may be sparse CSR. In training mode the logits are those of every network by
+        itself, ``(n_networks, n_obs, n_labels)``.
         """
-        deep = self.to_logits(self.dropout(F.gelu(encoded.cell_state)))
+        states = self.dropout(F.gelu(encoded.cell_state)).chunk(len(self.to_logits), dim=1)
+        deep = torch.stack([to_logits(state) for to_logits, state in zip(self.to_logits, states, strict=True)])
         if self.training:
             return deep
         shares = Shares(*self.shares.tolist())
-        logits = shares.deep * deep
+        logits = shares.deep * deep.log_softmax(dim=2).mean(dim=0)
         if shares.linear:
             # Of expression minus its mean over the reference, so that a masked gene counts as average.
             observed, expected = (sum_over_genes(x, self.linear_weight.T) for x in (expression, context.mean))

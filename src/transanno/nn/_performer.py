@@ -83,6 +83,7 @@ class PerformerEncoder(nn.Module):
 
     has_gene_tokens = True
     reads_sparse = False
+    n_networks = 1
 
     def __init__(
         self,

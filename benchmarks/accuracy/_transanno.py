@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import anndata as ad
@@ -46,32 +46,33 @@ SHARES = {
 def settings(reference: AnnData, *, seed: int, cores: int) -> Fitted:
     """One training, predicted from in all the ways that ``--nested`` chooses from."""
     model = _fit(reference, seed, {}, calibrate=False)
-    ways: Fitted = {}
-    for name, shares in SHARES.items():
-        for suffix, refine in _REFINEMENTS.items():
-            ways[f", {name}{suffix}"] = partial(_predict_with, model, shares, refine)
-    return ways
+
+    @cache
+    def found(query: AnnData) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """-> probabilities by whose word counts, components of the query, and types."""
+        query_model = _load(query, model)
+        head = query_model.module.classifier
+        assert isinstance(head, CellTypeHead)
+        by_shares = {}
+        for name, shares in SHARES.items():
+            with head.weighted(shares):
+                by_shares[name] = np.asarray(query_model.predict(soft=True, key_added=None))
+        counts = query_model._counts(None, np.arange(query.n_obs))
+        return by_shares, principal_components(counts, ~query_model._is_gene), query_model.labels
+
+    def predict(name: str, refine: _Refine, query: AnnData) -> Prediction:
+        by_shares, components, types = found(query)
+        return from_probabilities(refine(by_shares[name], components), types)
+
+    return {
+        f", {name}{suffix}": partial(predict, name, refine)
+        for name in SHARES
+        for suffix, refine in _REFINEMENTS.items()
+    }
 
 
-def _predict_with(
-    model: transanno.TransAnno,
-    shares: Shares,
-    refine: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    query: AnnData,
-) -> Prediction:
-    query_model = _load(query, model)
-    head = query_model.module.classifier
-    assert isinstance(head, CellTypeHead)
-    with head.weighted(shares):
-        probabilities = query_model.predict(soft=True, key_added=None)
-    assert isinstance(probabilities, pd.DataFrame)
-    counts = query_model._counts(None, np.arange(query.n_obs))
-    components = principal_components(counts, ~query_model._is_gene)
-    refined = refine(probabilities.to_numpy(), components)
-    return from_probabilities(refined, probabilities.columns.to_numpy())
-
-
-_REFINEMENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+_Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_REFINEMENTS: dict[str, _Refine] = {
     "": lambda probabilities, components: probabilities,
     ", neighbors": average_neighbors,
     ", neighbors, query": lambda probabilities, components: learn_from_query(

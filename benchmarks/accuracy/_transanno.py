@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import anndata as ad
@@ -47,22 +47,22 @@ def settings(reference: AnnData, *, seed: int, cores: int) -> Fitted:
     """One training, predicted from in all the ways that ``--nested`` chooses from."""
     model = _fit(reference, seed, {}, calibrate=False)
 
-    @cache
-    def found(query: AnnData) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """-> probabilities by whose word counts, components of the query, and types."""
+    found: dict[str, Any] = {}  # of the query, which is the same for all ways
+
+    def read(query: AnnData) -> None:
         query_model = _load(query, model)
         head = query_model.module.classifier
         assert isinstance(head, CellTypeHead)
-        by_shares = {}
         for name, shares in SHARES.items():
             with head.weighted(shares):
-                by_shares[name] = np.asarray(query_model.predict(soft=True, key_added=None))
+                found[name] = np.asarray(query_model.predict(soft=True, key_added=None))
         counts = query_model._counts(None, np.arange(query.n_obs))
-        return by_shares, principal_components(counts, ~query_model._is_gene), query_model.labels
+        found["components"] = principal_components(counts, ~query_model._is_gene)
 
     def predict(name: str, refine: _Refine, query: AnnData) -> Prediction:
-        by_shares, components, types = found(query)
-        return from_probabilities(refine(by_shares[name], components), types)
+        if not found:
+            read(query)
+        return from_probabilities(refine(found[name], found["components"]), model.labels)
 
     return {
         f", {name}{suffix}": partial(predict, name, refine)

@@ -23,7 +23,7 @@ N_OBS, N_QUERY, N_VARS = 97, 61, 53
 GENES = [f"GENE{i:02d}" for i in range(N_VARS)]
 TYPES = ["B cell", "NK cell", "T cell"]
 BATCHES = ["batch1", "batch2", "batch3", "batch4"]
-SMALL = {"n_hidden": 16, "n_latent": 11, "n_slots": 3, "n_layers": 1, "n_heads": 2}
+SMALL = {"n_hidden": 16, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 2}
 FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_bar": False}
 
 

@@ -10,6 +10,7 @@ from scvi import REGISTRY_KEYS
 
 from transanno import TransAnno
 from transanno._data_splitter import AnnotationDataSplitter, ClassBalancedSampler
+from transanno._episodes import EpisodeSampler
 
 # 61 cells of type 0, 13 of type 1, 3 of type 2, 29 without label, mixed.
 N_PER_CODE = {0: 61, 1: 13, 2: 3, -1: 29}
@@ -207,7 +208,7 @@ class TestAnnotationDataSplitter:
             np.testing.assert_array_equal(minibatch[REGISTRY_KEYS.LABELS_KEY].flatten(), expected)
 
     def test_drop_last(self):
-        splitter = make_splitter(train_size=1.0, drop_last=True)
+        splitter = make_splitter(train_size=1.0, class_balance=0.5, drop_last=True)
         splitter.setup()
         assert [len(b[REGISTRY_KEYS.X_KEY]) for b in splitter.train_dataloader()] == [17] * 6
 
@@ -217,7 +218,9 @@ class TestAnnotationDataSplitter:
             make_splitter(class_balance=class_balance)
 
     def test_unknown_class_balance(self):
-        with pytest.raises(ValueError, match="class_balance='undersample' is not known. Allowed: 'oversample'"):
+        with pytest.raises(
+            ValueError, match="class_balance='undersample' is not known. Allowed: 'episodes', 'oversample'"
+        ):
             make_splitter(class_balance="undersample")
 
     def test_small_last_minibatch_is_no_warning(self):
@@ -230,6 +233,33 @@ class TestAnnotationDataSplitter:
         assert isinstance(sampler, ClassBalancedSampler)
         found = sampler.batch_size, sampler.class_balance, sampler.n_samples_per_label, sampler.drop_last
         assert found == (17, 0.3, 7, True)
+
+    def test_minibatches_are_episodes_by_default(self):
+        splitter = make_splitter(n_samples_per_label=7)
+        splitter.setup()
+        loader = splitter.train_dataloader()
+        sampler = loader.sampler
+        assert isinstance(sampler, EpisodeSampler)
+        assert (sampler.batch_size, sampler.n_samples_per_label) == (17, 7)
+        sizes = {len(minibatch[REGISTRY_KEYS.X_KEY]) for minibatch in loader}
+        assert sizes == {17}
+        drawn = cells(loader)
+        assert set(drawn) <= set(splitter.train_idx)
+        assert (CODES[drawn] >= 0).all()
+
+    @pytest.mark.parametrize("class_balance", ["episodes", 0.5, "oversample"])
+    @pytest.mark.parametrize("batch_size", [1, 17])
+    def test_steps_of_an_epoch_are_known_before_the_trainer_asks(self, class_balance, batch_size):
+        splitter = make_splitter(class_balance=class_balance, batch_size=batch_size)
+        assert splitter.n_steps_per_epoch == len(splitter.train_dataloader())
+        assert splitter.n_steps_per_epoch == len(list(splitter.train_dataloader()))
+
+    def test_without_use_of_labels_no_cell_counts_as_labeled(self):
+        splitter = make_splitter(use_labels=False, train_size=1.0)
+        splitter.setup()
+        drawn = np.concatenate([cells(splitter.train_dataloader()) for _ in range(9)])
+        n_labeled = (CODES[drawn] >= 0).mean()
+        assert abs(n_labeled - 77 / 106) < 5 * np.sqrt(0.25 / len(drawn))  # cells as often as they are in the data
 
 
 @pytest.fixture
@@ -257,7 +287,7 @@ def on_disk(tmp_path):
 
 class TestRowsOnDisk:
     @pytest.mark.parametrize("dense", [False, True], ids=["sparse", "dense"])
-    @pytest.mark.parametrize("class_balance", [0.0, 1.0, "oversample"])
+    @pytest.mark.parametrize("class_balance", [0.0, 1.0, "oversample", "episodes"])
     def test_minibatches_are_those_of_the_same_data_in_memory(self, dense, class_balance, on_disk):
         splitter = make_splitter(train_size=0.7, class_balance=class_balance)
         splitter.setup()

@@ -8,17 +8,20 @@ from scvi import REGISTRY_KEYS
 from torch.nn import functional as F
 
 from transanno._module import TransAnnoModule
-from transanno.nn import EncoderOutput, normalize_counts
+from transanno.nn import Context, EncoderOutput, Shares, normalize_counts
 
 N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
-SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
+SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}
+PERFORMER = {"encoder": "performer", "n_hidden": 12, "n_layers": 1, "n_heads": 2, "head_dim": 5}
 
 
 def make_module(n_vars: int = N_VARS, n_labels: int = N_CLASSES + 1, **kwargs) -> TransAnnoModule:
-    module = TransAnnoModule(n_vars, N_BATCH, n_labels, **(SMALL | kwargs))
+    sizes = kwargs if kwargs.get("encoder") == "performer" else SMALL | kwargs
+    module = TransAnnoModule(n_vars, N_BATCH, n_labels, **sizes)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        module.mean_expression.uniform_(0.0, 8.0)
     return module
 
 
@@ -34,6 +37,16 @@ def make_tensors(n_vars: int = N_VARS) -> dict[str, torch.Tensor]:
 @pytest.fixture
 def module() -> TransAnnoModule:
     return make_module().eval()
+
+
+@pytest.fixture
+def expert_module(module) -> TransAnnoModule:
+    """Evaluation mode, all experts."""
+    weight, directions = torch.randn(2, N_CLASSES, N_VARS)
+    module.classifier.set_experts(
+        weight, torch.randn(N_CLASSES), directions, module.mean_expression, Shares(0.5, 0.3, 0.2)
+    )
+    return module
 
 
 @pytest.fixture
@@ -69,12 +82,33 @@ def reconstruction_by_hand(x, is_hidden, bin_logits, genes) -> tuple[list[float]
 
 class TestArguments:
     def test_unknown_encoder_lists_the_known(self):
-        with pytest.raises(ValueError, match=r"encoder='ants' is not known\. Allowed: 'slots', 'performer'"):
+        with pytest.raises(ValueError, match=r"encoder='ants' is not known\. Allowed: 'views', 'performer'"):
             make_module(encoder="ants")
 
     def test_heads_have_to_divide_the_width(self):
         with pytest.raises(ValueError, match="n_hidden=12 is not a multiple of n_heads=5"):
             make_module(n_heads=5)
+
+    def test_networks_have_to_divide_the_state(self):
+        with pytest.raises(ValueError, match="n_latent=22 is not a multiple of n_networks=3"):
+            make_module(n_networks=3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "reads_center"),
+        [({}, True), ({"head": "conv"}, True), ({**PERFORMER, "head": "experts"}, True), (PERFORMER, False)],
+        ids=["views", "views, conv", "performer, experts", "performer"],
+    )
+    def test_who_reads_the_mean_of_the_data_set(self, arguments, reads_center, tensors):
+        module = make_module(**arguments).eval()
+        if arguments.get("head") == "experts":
+            directions = torch.randn(N_CLASSES, N_VARS)
+            module.classifier.set_experts(
+                0 * directions, torch.zeros(N_CLASSES), directions, module.mean_expression, Shares(cosine=1.0)
+            )
+        inputs = module._get_inference_input(tensors)
+        found = [module.inference(**inputs, center=value * torch.ones(N_VARS))["logits"] for value in (0.5, 5.0)]
+        assert module.reads_center == reads_center
+        assert torch.equal(*found) != reads_center
 
     @pytest.mark.parametrize(("n_labels", "n_classes"), [(0, 0), (1, 0), (4, 3)])
     def test_unlabeled_category_has_no_logit(self, n_labels, n_classes):
@@ -90,21 +124,23 @@ class TestArguments:
 class TestInference:
     def test_shapes(self, module, tensors):
         outputs = module.inference(**module._get_inference_input(tensors))
-        assert outputs["z"].shape == (N_OBS, 11)
-        assert outputs["tokens"].shape == (N_OBS, 2, 12)
+        assert outputs["z"].shape == (N_OBS, 22)
+        assert outputs["tokens"].shape == (N_OBS, 6, 12)
         assert outputs["logits"].shape == (N_OBS, N_CLASSES)
         assert not outputs["is_hidden"].any()
 
-    def test_is_its_parts_in_order(self, module, tensors):
-        x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
+    def test_is_its_parts_in_order(self, expert_module, tensors):
+        module, x, batch = expert_module, tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
         is_masked = torch.zeros(1, N_VARS, dtype=torch.bool)
         expression = normalize_counts(x, is_masked)
-        encoded = module.encoder(expression, is_masked, module.batch_embedding.weight[batch[:, 0]])
+        context = Context(torch.rand(1, N_VARS), module.mean_expression[None, :])
+        encoded = module.encoder(expression, is_masked, module.batch_embedding.weight[batch[:, 0]], context)
         tokens, z = encoded
-        outputs = module.inference(x, batch)
+        outputs = module.inference(x, batch, center=context.center[0])
         torch.testing.assert_close(outputs["z"], z)
         torch.testing.assert_close(outputs["tokens"], tokens)
-        torch.testing.assert_close(outputs["logits"], module.classifier(encoded, expression, is_masked))
+        torch.testing.assert_close(outputs["expression"], expression)
+        torch.testing.assert_close(outputs["logits"], module.classifier(encoded, expression, is_masked, context))
 
     def test_is_deterministic_and_draws_nothing_by_default(self, module, tensors):
         inputs = module._get_inference_input(tensors)
@@ -114,18 +150,52 @@ class TestInference:
         assert torch.equal(torch.random.get_rng_state(), state)
 
     @pytest.mark.parametrize(
-        "augmentation", [{"min_count_fraction": 0.3}, {"max_masked_fraction": 0.5}, {"batch_dropout": 0.5}]
+        "augmentation",
+        [
+            {"min_count_fraction": 0.3},
+            {"gene_noise": 0.5},
+            {"max_masked_fraction": 0.5},
+            {"max_masked_fraction": 0.9, "is_panel": True},
+            {"batch_dropout": 0.5},
+        ],
+        ids=str,
     )
     def test_every_augmentation_draws(self, augmentation, module, tensors):
         inputs = module._get_inference_input(tensors)
-        first, second = (module.inference(**inputs, **augmentation)["z"] for _ in range(2))
-        assert not torch.equal(first, second)
+        found = [module.inference(**inputs, **augmentation)["z"] for _ in range(9)]
+        assert not all(torch.equal(found[0], each) for each in found[1:])
 
-    def test_missing_genes_have_no_influence(self, module, tensors):
+    def test_panel_hides_the_same_genes_in_all_cells_and_asks_for_none(self, module, tensors, monkeypatch):
+        seen = encoder_inputs(module, monkeypatch)
+        for _ in range(31):
+            outputs, generated, _ = module(tensors, inference_kwargs={"max_masked_fraction": 0.9, "is_panel": True})
+            assert not outputs["is_hidden"].any()
+            assert generated == {}
+        assert all(is_masked.shape == (1, N_VARS) for _, is_masked, _, _ in seen)
+        n_hidden = [int(is_masked.sum()) for _, is_masked, _, _ in seen]
+        assert 0 in n_hidden
+        assert len(set(n_hidden)) > 3
+        assert all((expression[:, is_masked[0]] == 0).all() for expression, is_masked, _, _ in seen)
+
+    def test_genes_are_perturbed_in_all_cells_alike(self, module, tensors, monkeypatch):
+        seen = encoder_inputs(module, monkeypatch)
+        tensors[REGISTRY_KEYS.X_KEY] += 1
+        module(tensors, inference_kwargs={"gene_noise": 0.7})
+        counts = tensors[REGISTRY_KEYS.X_KEY]
+        # Normalization scales every cell, so the ratio of two genes tells.
+        ratio = seen[0][0].expm1() / counts
+        ratio = ratio / ratio[:, :1]
+        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=1e-3)
+        assert ratio[0].std() > 1e-3
+
+    def test_missing_genes_have_no_influence(self, expert_module, tensors):
+        module = expert_module
         x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
         is_missing = torch.arange(N_VARS) % 4 == 1
         measured = module.inference(x, batch)
         as_argument = module.inference(x, batch, is_missing)
+        nan_center = module.mean_expression.masked_fill(is_missing, torch.nan)
+        center = module.inference(x, batch, is_missing, nan_center)
         garbage = module.inference(x.masked_fill(is_missing, 1e5), batch, is_missing)
         module.is_missing.copy_(is_missing)
         as_buffer = module.inference(x, batch)
@@ -133,6 +203,7 @@ class TestInference:
         for key in ("z", "logits"):
             assert not torch.allclose(as_argument[key], measured[key])
             torch.testing.assert_close(garbage[key], as_argument[key])
+            torch.testing.assert_close(center[key], as_argument[key])
             torch.testing.assert_close(as_buffer[key], as_argument[key])
             torch.testing.assert_close(overridden[key], measured[key])
 
@@ -163,6 +234,71 @@ class TestInference:
     def test_pretraining_has_no_logits(self, tensors):
         module = make_module(n_labels=0)
         assert "logits" not in module.inference(**module._get_inference_input(tensors))
+
+
+def encoder_inputs(module: TransAnnoModule, monkeypatch) -> list[tuple]:
+    """-> list to which the arguments of every pass of the encoder are added."""
+    seen = []
+    forward = module.encoder.forward
+    monkeypatch.setattr(module.encoder, "forward", lambda *args: seen.append(args) or forward(*args))
+    return seen
+
+
+class TestCenter:
+    """The mean of the data set that cells are compared with."""
+
+    def test_is_by_default_that_of_the_reference(self, expert_module, tensors):
+        inputs = expert_module._get_inference_input(tensors)
+        found = [expert_module.inference(**inputs, center=c) for c in (None, expert_module.mean_expression)]
+        assert all(torch.equal(found[0][key], found[1][key]) for key in ("z", "logits"))
+
+    def test_is_what_is_given(self, expert_module, tensors):
+        inputs = expert_module._get_inference_input(tensors)
+        found = [expert_module.inference(**inputs, center=c)["logits"] for c in (None, torch.rand(N_VARS))]
+        assert not torch.isclose(*found).all(dim=1).any()
+
+    def test_without_it_cells_do_not_see_each_other(self, expert_module, tensors):
+        x, batch = tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY]
+        whole, part = expert_module.inference(x, batch), expert_module.inference(x[3:8], batch[3:8])
+        torch.testing.assert_close(part["logits"], whole["logits"][3:8])
+
+    def test_is_in_training_the_mean_of_the_minibatch(self, module, tensors, monkeypatch):
+        seen = encoder_inputs(module.train(), monkeypatch)
+        module.inference(**module._get_inference_input(tensors))
+        expression, _, _, context = seen[0]
+        torch.testing.assert_close(context.center[0], expression.mean(dim=0))
+        assert torch.equal(context.mean[0], module.mean_expression)
+
+    @pytest.mark.parametrize(
+        "masking", [{"max_masked_fraction": 0.8}, {"max_masked_fraction": 0.8, "is_panel": True}], ids=str
+    )
+    def test_is_in_training_the_mean_of_what_is_seen(self, masking, module, tensors, monkeypatch):
+        """Of the augmented cells, and of a gene only over the cells in which it is not hidden."""
+        seen = encoder_inputs(module.train(), monkeypatch)
+        module.is_missing[2] = True
+        for _ in range(5):
+            module.inference(**module._get_inference_input(tensors), **masking, min_count_fraction=0.3, gene_noise=0.5)
+        for expression, is_masked, _, context in seen:
+            is_masked = is_masked.expand_as(expression)
+            for gene in range(N_VARS):
+                visible = expression[~is_masked[:, gene], gene]
+                for cell in range(len(context.center)):
+                    expected = 0.0 if is_masked[cell, gene] else visible.sum() / max(len(visible), 1)
+                    assert context.center[cell, gene].item() == pytest.approx(float(expected), rel=1e-5)
+                    expected = 0.0 if is_masked[cell, gene] else module.mean_expression[gene]
+                    assert context.mean[cell, gene] == expected
+            assert (context.center[:, 2] == 0).all()
+
+    def test_given_one_wins_in_training(self, module, tensors, monkeypatch):
+        seen, center = encoder_inputs(module.train(), monkeypatch), torch.rand(N_VARS)
+        module.inference(**module._get_inference_input(tensors), center=center)
+        assert torch.equal(seen[0][3].center[0], center)
+
+    def test_gene_hidden_in_all_cells_has_no_nan(self, module, tensors):
+        module.train()
+        for _ in range(9):
+            outputs = module.inference(**module._get_inference_input(tensors), max_masked_fraction=0.999, is_panel=True)
+            assert outputs["logits"].isfinite().all()
 
 
 class TestGenerative:
@@ -261,11 +397,9 @@ class TestExpressedGenes:
         assert loss.extra_metrics["masked_accuracy"].item() == pytest.approx(accuracy)
 
     def test_replaced_genes_are_invisible_and_the_other_targets_are_not(self, module, tensors, monkeypatch):
-        seen = []
-        forward = module.encoder.forward
-        monkeypatch.setattr(module.encoder, "forward", lambda *args: seen.append(args) or forward(*args))
+        seen = encoder_inputs(module, monkeypatch)
         outputs, _, _ = module(tensors, inference_kwargs=EXPRESSED)
-        expression, is_masked, _ = seen[0]
+        expression, is_masked, _, _ = seen[0]
         assert not (is_masked & ~outputs["is_hidden"]).any()
         assert (outputs["is_hidden"] & ~is_masked).any()
         assert torch.equal(expression, normalize_counts(tensors[REGISTRY_KEYS.X_KEY], is_masked))
@@ -333,6 +467,47 @@ class TestCommonestBins:
         assert loss.extra_metrics["masked_accuracy_commonest"].isnan()
 
 
+class TestTrainingLoss:
+    """Logits of every network by itself, and weights of types."""
+
+    @pytest.fixture
+    def module(self) -> TransAnnoModule:
+        return make_module(dropout_rate=0.0).train()
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    def test_every_network_learns_by_itself(self, smoothing, module, tensors):
+        outputs, _, loss = module(tensors, loss_kwargs={"label_smoothing": smoothing})
+        labels = tensors[REGISTRY_KEYS.LABELS_KEY]
+        assert outputs["logits"].shape == (2, N_OBS, N_CLASSES)
+        expected = [classification_by_hand(logits, labels, smoothing) for logits in outputs["logits"]]
+        assert loss.loss.item() == pytest.approx(sum(expected) / 2, rel=1e-4)
+        is_labeled = labels.flatten() < N_CLASSES
+        torch.testing.assert_close(loss.logits, outputs["logits"].mean(dim=0)[is_labeled])
+
+    @pytest.mark.parametrize("is_training", [True, False])
+    def test_balanced_types_weigh_as_the_root_of_their_number(self, is_training, module, tensors):
+        labels = torch.tensor([0] * 11 + [1] * 3 + [N_CLASSES] * 3)[:, None]  # type 2 has no cell
+        tensors[REGISTRY_KEYS.LABELS_KEY] = labels
+        outputs, _, loss = module.train(is_training)(tensors, loss_kwargs={"balanced": True})
+        logits = outputs["logits"].detach().reshape(-1, N_OBS, N_CLASSES)
+        nll = -logits.log_softmax(dim=-1)
+        per_type = [nll[:, :11, 0].mean(), nll[:, 11:14, 1].mean()]
+        weights = [11**0.5, 3**0.5]
+        expected = sum(w * each.item() for w, each in zip(weights, per_type, strict=True)) / sum(weights)
+        assert loss.loss.item() == pytest.approx(expected, rel=1e-4)
+
+    def test_balance_changes_nothing_where_types_are_even(self, module, tensors):
+        tensors[REGISTRY_KEYS.LABELS_KEY] = torch.tensor([0, 1, 2] * 5 + [N_CLASSES] * 2)[:, None]
+        losses = [module(tensors, loss_kwargs={"balanced": b, "label_smoothing": 0.1})[2].loss for b in (True, False)]
+        torch.testing.assert_close(*losses)
+
+    def test_gradient_reaches_every_network_and_no_expert(self, module, tensors):
+        module(tensors, loss_kwargs={"balanced": True})[2].loss.backward()
+        without = {name for name, parameter in module.named_parameters() if parameter.grad is None}
+        assert without == {"unknown_batch", *(n for n, _ in module.named_parameters() if "expression_head" in n)}
+        assert (module.encoder.gene_embedding.grad.abs().sum(dim=0) > 0).all()
+
+
 class TestFreeze:
     @pytest.mark.parametrize("n_layers", [0, 1, 3])
     def test_exactly_what_learns(self, n_layers):
@@ -343,12 +518,13 @@ class TestFreeze:
             return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
         always = {name for name in names if name.startswith(("classifier.", "batch_embedding."))}
-        last = {name for name in names if name.startswith(("encoder.norm.", f"encoder.blocks.{n_layers - 1}."))}
+        parts = [f"encoder.networks.{k}.{part}" for k in (0, 1) for part in ("norm.", f"blocks.{n_layers - 1}.")]
+        last = {name for name in names if name.startswith(tuple(parts))}
         module.freeze("encoder")
         assert trainable() == always
         module.freeze("partial")
         assert trainable() == always | last
-        assert len(last) == 2 + 11 * (n_layers > 0)
+        assert len(last) == 2 * (2 + 11 * (n_layers > 0))
         module.freeze(None)
         assert trainable() == names
 
@@ -360,9 +536,17 @@ class TestInitializeFromData:
         module.initialize_from_data(counts, genes=False)
         assert torch.equal(module.encoder.gene_embedding, before)
         expected = torch.log1p(counts / counts.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
-        torch.testing.assert_close(module.classifier.mean_expression, expected)
+        torch.testing.assert_close(module.mean_expression, expected)
         module.initialize_from_data(counts, genes=True)
         assert not torch.equal(module.encoder.gene_embedding, before)
+
+    def test_other_genes_are_part_of_the_total_and_have_no_mean(self, module):
+        counts = torch.poisson(torch.full((31, N_VARS), 4.0))
+        module.is_other[-1] = True
+        module.initialize_from_data(counts, genes=False)
+        expected = torch.log1p(counts / counts.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
+        torch.testing.assert_close(module.mean_expression[:-1], expected[:-1])
+        assert module.mean_expression[-1] == 0
 
     def test_missing_genes_have_mean_zero_and_no_share_in_totals(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))
@@ -370,8 +554,8 @@ class TestInitializeFromData:
         visible = counts.masked_fill(module.is_missing, 0.0)
         expected = torch.log1p(visible / visible.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
         module.initialize_from_data(counts, genes=False)
-        torch.testing.assert_close(module.classifier.mean_expression, expected)
-        assert (module.classifier.mean_expression[::3] == 0).all()
+        torch.testing.assert_close(module.mean_expression, expected)
+        assert (module.mean_expression[::3] == 0).all()
 
 
 class TestQuery:

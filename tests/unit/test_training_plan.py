@@ -14,7 +14,7 @@ from transanno import TransAnno
 from transanno._module import TransAnnoModule
 from transanno._training_plan import TransAnnoTrainingPlan, _parameter_groups, _warm_restarts, _warmup_cosine
 
-SMALL = {"n_hidden": 12, "n_latent": 11, "n_slots": 2, "n_layers": 1, "n_heads": 3}
+SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}
 
 
 @pytest.fixture
@@ -128,10 +128,8 @@ class TestParameterGroups:
         names = {id(p): name for name, p in module.named_parameters()}
         linear = {f"{name}.weight" for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
         assert {names[id(p)] for p in decayed["params"]} == linear
-        assert {names[id(p)] for p in genes["params"]} == {"encoder.attention.gene_embedding"}
-        assert {names[id(p)] for p in others["params"]} == set(names.values()) - linear - {
-            "encoder.attention.gene_embedding"
-        }
+        assert {names[id(p)] for p in genes["params"]} == {"encoder.gene_embedding"}
+        assert {names[id(p)] for p in others["params"]} == set(names.values()) - linear - {"encoder.gene_embedding"}
         assert "batch_embedding.weight" not in linear
 
     def test_gene_embeddings_have_their_own_rate(self, module):
@@ -140,17 +138,10 @@ class TestParameterGroups:
         assert "lr" not in others
         assert genes["lr"] == pytest.approx(0.05)
 
-    @pytest.mark.parametrize(
-        ("arguments", "share"),
-        [
-            ({}, 0.1),
-            ({"use_labels": False}, 1.0),
-            ({"gene_lr": 0.3}, 0.3),
-            ({"use_labels": False, "gene_lr": 0.3}, 0.3),
-        ],
-    )
-    def test_gene_embeddings_learn_slowly_in_fine_tuning(self, module, arguments, share):
-        assert TransAnnoTrainingPlan(module, **arguments).gene_lr == share
+    @pytest.mark.parametrize("arguments", [{}, {"use_labels": False}], ids=str)
+    def test_gene_embeddings_learn_at_the_rate_of_the_others_by_default(self, module, arguments):
+        assert TransAnnoTrainingPlan(module, **arguments).gene_lr == 1.0
+        assert TransAnnoTrainingPlan(module, **arguments, gene_lr=0.3).gene_lr == 0.3
 
     def test_frozen_parameters_are_left_out(self, module):
         module.freeze_for_query(3)
@@ -239,8 +230,10 @@ class TestArguments:
         ("name", "value", "interval"),
         [
             ("lr", -1e-3, r"\[0, inf\)"),
-            ("lr_min", 0.1, r"\[0, 0.003\]"),
+            ("lr_min", 0.1, r"\[0, 0.002\]"),
+            ("gene_lr", 1.5, r"\[0, 1\]"),
             ("weight_decay", -0.1, r"\[0, inf\)"),
+            ("gene_noise", -0.5, r"\[0, inf\)"),
             ("warmup_fraction", 1.5, r"\[0, 1\]"),
             ("masked_fraction", 1.0, r"\[0, 1\)"),
             ("replace_probability", -0.5, r"\[0, 1\]"),
@@ -259,7 +252,7 @@ class TestArguments:
         [
             ("optimizer", "'AdamW', 'Adam'"),
             ("lr_schedule", "'cosine', 'warm_restarts'"),
-            ("masking", "'uniform', 'expressed'"),
+            ("masking", "'panel', 'uniform', 'expressed'"),
         ],
     )
     def test_unknown_word(self, name, allowed, module):
@@ -272,6 +265,7 @@ class TestArguments:
             {"max_masked_fraction": 0.0},
             {"masking": "expressed", "masked_fraction": 0.0},
             {"reconstruction_weight": 0.0},
+            {"reconstruction_weight": 0.0, "masking": "panel"},
         ],
         ids=str,
     )
@@ -282,15 +276,54 @@ class TestArguments:
             with pytest.raises(ValueError, match="nothing to learn from"):
                 TransAnnoTrainingPlan(unlabeled, **arguments, **labels)
 
+    @pytest.mark.parametrize("arguments", [{"use_labels": False}, {"reconstruction_weight": 0.1}], ids=str)
+    def test_genes_of_a_panel_are_not_to_be_predicted(self, arguments, module):
+        with pytest.raises(ValueError, match=r"^reconstruction_weight=.*, but masking='panel'.*Choose another masking"):
+            TransAnnoTrainingPlan(module, masking="panel", **arguments)
+
     def test_unknown_argument(self, module):
         with pytest.raises(TypeError, match="learning_rate"):
             TransAnnoTrainingPlan(module, learning_rate=1e-3)
 
 
+class TestDefaults:
+    """What depends on what is learned: labels, hidden genes, or both."""
+
+    LABELS_ONLY = {"max_masked_fraction": 0.4, "is_panel": True, "min_count_fraction": 0.15, "gene_noise": 0.7}
+    GENES_ONLY = {"max_masked_fraction": 0.4, "min_count_fraction": 0.15, "gene_noise": 0.0}
+    BOTH = {"max_masked_fraction": 0.4, "min_count_fraction": 0.15, "gene_noise": 0.7}
+
+    @pytest.mark.parametrize(
+        ("n_labels", "arguments", "augmentation", "weight"),
+        [
+            (4, {}, LABELS_ONLY, 0.0),
+            (4, {"use_labels": False}, GENES_ONLY, 1.0),
+            (0, {}, GENES_ONLY, 1.0),
+            (4, {"reconstruction_weight": 0.3}, BOTH, 0.3),
+            (4, {"masking": "uniform"}, BOTH, 0.0),
+            (4, {"use_labels": False, "gene_noise": 0.2}, GENES_ONLY | {"gene_noise": 0.2}, 1.0),
+            (4, {"gene_noise": 0.0}, LABELS_ONLY | {"gene_noise": 0.0}, 0.0),
+        ],
+    )
+    def test_augmentation_and_weight(self, n_labels, arguments, augmentation, weight):
+        plan = TransAnnoTrainingPlan(TransAnnoModule(13, 5, n_labels, **SMALL), **arguments)
+        assert plan.augmentation == augmentation | {"batch_dropout": 0.5}
+        assert plan.loss_kwargs["reconstruction_weight"] == weight
+
+    def test_learning_rate_is_that_of_the_encoder(self, module):
+        assert TransAnnoTrainingPlan(module).lr == module.encoder.lr
+
+    @pytest.mark.parametrize("balanced", [True, False])
+    def test_balance_reaches_the_loss(self, balanced, module):
+        assert TransAnnoTrainingPlan(module).loss_kwargs["balanced"]
+        assert TransAnnoTrainingPlan(module, balanced=balanced).loss_kwargs["balanced"] == balanced
+
+
 class TestForward:
     def test_training_cells_are_augmented_and_validation_cells_not(self, module, tensors):
-        plan = TransAnnoTrainingPlan(module, min_count_fraction=0.3, max_masked_fraction=0.5, batch_dropout=0.7)
-        assert plan.augmentation == {"min_count_fraction": 0.3, "max_masked_fraction": 0.5, "batch_dropout": 0.7}
+        arguments = {"min_count_fraction": 0.3, "gene_noise": 0.2, "max_masked_fraction": 0.5, "batch_dropout": 0.7}
+        plan = TransAnnoTrainingPlan(module, **arguments, masking="uniform")
+        assert plan.augmentation == arguments
         plan.train()
         outputs, generated, _ = plan(tensors, loss_kwargs={})
         assert outputs["is_hidden"].any()
@@ -317,15 +350,17 @@ class TestForward:
         assert loss.loss > 0
         assert seen["max_masked_fraction"] == 0.5
         assert seen.get("min_count_fraction", 1.0) == 1.0
+        assert seen.get("gene_noise", 0.0) == 0.0
         assert seen.get("batch_dropout", 0.0) == 0.0
 
     def test_expressed_genes_are_masked_in_training_and_in_validation_of_pretraining(self, tensors):
         arguments = {"masking": "expressed", "masked_fraction": 0.3, "replace_probability": 0.7}
         for n_labels in (0, 4):
             module = TransAnnoModule(13, 5, n_labels, **SMALL)
-            plan = TransAnnoTrainingPlan(module, min_count_fraction=1.0, **arguments)
+            plan = TransAnnoTrainingPlan(module, min_count_fraction=1.0, gene_noise=0.0, **arguments)
             assert plan.augmentation == {
                 "min_count_fraction": 1.0,
+                "gene_noise": 0.0,
                 "masked_fraction": 0.3,
                 "replace_probability": 0.7,
                 "batch_dropout": 0.5,
@@ -347,11 +382,12 @@ class TestForward:
 def test_logged_validation_metrics_are_those_of_the_predictions(reference, small, fast):
     TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
     scvi.settings.seed = 1  # decides the split
-    model = TransAnno(reference, **small, head="conv")  # the wide path would make no error on these data
-    model.train(2, train_size=0.6, check_val_every_n_epoch=1, **fast)
+    model = TransAnno(reference, **small, head="conv")  # the other experts would make no error on these data
+    model.train(1, train_size=0.6, check_val_every_n_epoch=1, plan_kwargs={"reconstruction_weight": 0.1}, **fast)
     cells = model.validation_indices
     truth = reference.obs["cell_type"].to_numpy()[cells]
-    predicted = model.predict(indices=cells)
+    # In validation, as in a loader of minibatches, cells are compared with the mean of the reference.
+    predicted = model.predict(dataloader=model._minibatches(None, cells, None))
     assert abs(f1_score(truth, predicted, average="macro") - accuracy_score(truth, predicted)) > 0.01
     history = {key: frame.iloc[-1].item() for key, frame in model.history.items()}
     assert history["validation_accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest import mock
 
 import anndata as ad
 import numpy as np
@@ -43,9 +44,13 @@ SHARES = {
 }
 
 
-def settings(reference: AnnData, *, seed: int, cores: int) -> Fitted:
-    """One training, predicted from in all the ways that ``--nested`` chooses from."""
-    model = _fit(reference, seed, {}, calibrate=False)
+def settings(reference: AnnData, *, seed: int, cores: int, concentration: float) -> Fitted:
+    """One training, predicted from in all the ways that ``--nested`` chooses from.
+
+    ``concentration`` says how even the compositions of episodes are.
+    """
+    with mock.patch("transanno._episodes._CONCENTRATION", concentration):
+        model = _fit(reference, seed, {}, calibrate=False)
 
     found: dict[str, Any] = {}  # of the query, which is the same for all ways
 

@@ -39,7 +39,7 @@ _N_CENTER, _N_PRIOR = 20_000, 5
 _N_INITIALIZATION = 5000
 # Cells, or minibatches, that a training run visits at least, small references many times over, and its bounds in epochs.
 _MIN_EPOCHS = 5
-N_VISITS, N_STEPS, MAX_EPOCHS = 30_000, 500, 20
+N_VISITS, N_STEPS, MAX_EPOCHS = 30_000, 400, 20
 N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS = 90_000, 120
 
 

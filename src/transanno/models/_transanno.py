@@ -158,7 +158,7 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
         Parameters
         ----------
         max_epochs
-            Passes over the labeled cells, of at least 25 minibatches each. Default: as many as it takes for 500
+            Passes over the labeled cells, of at least 25 minibatches each. Default: as many as it takes for 400
             minibatches, between 5 and 20; for a query, half of what it takes to visit 30,000 cells.
         n_samples_per_label
             If given, at most so many labeled cells of every type are seen in an epoch, redrawn for each.

@@ -52,16 +52,16 @@ class TransAnnoPretrain(TransAnnoBase):
         ``"views"``: Transformer layers over three views of a cell, each a sum over all genes. ``"performer"``: that of the
         paper, a token per gene. Much slower; train it in small minibatches (``batch_size``).
     n_hidden
-        Width of a token. Default: 64 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
+        Width of a token. Default: 48 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
     n_latent
-        Width of the cell state. Default: 96 with views, where it is a multiple of ``n_networks``; in the Performer it is
+        Width of the cell state. Default: 64 with views, where it is a multiple of ``n_networks``; in the Performer it is
         ``n_hidden``.
     n_networks
-        Number of networks that are averaged, only with views. Default: 3.
+        Number of networks that are averaged, only with views. Default: 2.
     n_layers
         Number of Transformer layers. Default: 1 with views, 6 in the Performer.
     n_heads
-        Number of attention heads in a layer. Default: 4 with views, 10 in the Performer.
+        Number of attention heads in a layer. Default: 2 with views, 10 in the Performer.
     head_dim
         Width of an attention head, only in the Performer. Default: 64.
     n_features

@@ -98,11 +98,11 @@ class ViewEncoder(nn.Module):
         self,
         *,
         n_vars: int,
-        n_hidden: int = 64,
-        n_latent: int = 96,
-        n_networks: int = 3,
+        n_hidden: int = 48,
+        n_latent: int = 64,
+        n_networks: int = 2,
         n_layers: int = 1,
-        n_heads: int = 4,
+        n_heads: int = 2,
     ) -> None:
         super().__init__()
         for name, size, by, number in (

@@ -7,7 +7,6 @@ docs/decisions/ says why the format is as it is.
 
 from __future__ import annotations
 
-import collections
 import logging
 import pickle
 import tempfile
@@ -21,7 +20,6 @@ from types import ModuleType
 from typing import Any
 
 import mudata
-import numpy as np
 import torch
 from anndata import AnnData
 from mudata import MuData
@@ -29,8 +27,8 @@ from mudata import MuData
 from transanno._io import MODEL_FILE, read_h5ad
 from transanno._plain import from_json, to_json, to_plain
 
-FORMAT_VERSION = 1
-"""Rises when older versions of this package could no longer read what is saved."""
+FORMAT_VERSION = 2
+"""Rises when other versions of this package cannot read what is saved; 1 was never released."""
 
 # Names of scvi-tools.
 _ADATA_FILE, _MDATA_FILE = "adata.h5ad", "mdata.h5mu"
@@ -115,7 +113,7 @@ def read_saved_model(
     Raises
     ------
     ValueError
-        If there is no model, a damaged one, one of another class or of a newer format, or if the file holds more than
+        If there is no model, a damaged one, one of another class or of another format, or if the file holds more than
         data.
     """
     folder = Path(dir_path)
@@ -127,12 +125,12 @@ def read_saved_model(
             "with, if any."
         )
     content = _read_data(path)
-    missing = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
+    missing = [
+        part for part in ("model_state_dict", "metadata") if not isinstance(content, dict) or part not in content
+    ]
     if missing:
-        raise ValueError(
-            f"{path} is not a saved scvi-tools model: it lacks {', '.join(missing)}. {_NOT_A_FOLDER_OF_OURS}."
-        )
-    attributes, var_names = _metadata(path, content)
+        raise ValueError(f"{path} is not a saved model: it lacks {', '.join(missing)}. {_NOT_A_FOLDER_OF_OURS}.")
+    attributes, var_names = _metadata(path, content["metadata"])
     registry = attributes.get("registry_")
     found_class = registry.get("model_name") if isinstance(registry, dict) else None
     if class_name is not None and found_class not in {class_name, *(allowed or [])}:
@@ -141,7 +139,6 @@ def read_saved_model(
             f"pass a folder in which a {class_name} was saved."
         )
     weights = content["model_state_dict"]
-    weights.pop("pyro_param_store", None)
     _check_parts(path, weights, attributes)
     return SavedModel(weights, attributes, var_names)
 
@@ -210,30 +207,26 @@ def load_restricted(path: Path) -> Any:
 
 
 def _read_data(path: Path) -> Any:
-    """Path -> content of a model file, of this package or, as far as it is data, of scvi-tools."""
+    """Path -> content of a model file, as far as it is data."""
     try:
         return load_restricted(path)
     except pickle.UnpicklingError:
-        pass  # also what it raises at anything but data, which files of scvi-tools hold
+        pass  # also what it raises at anything but data
     except MemoryError:
         raise
     except Exception as error:  # damage can surface anywhere in torch, zipfile and pickle
         raise _damaged(path, error) from error
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        refused = [name for name in names if name not in _HARMLESS and not name.startswith(_IGNORED)]
-        if not refused:
-            replaced = [(_Ignored, name) for name in names if name not in _HARMLESS]
-            with torch.serialization.safe_globals([*((found, name) for name, found in _HARMLESS.items()), *replaced]):
-                return load_restricted(path)
     except MemoryError:
         raise
     except Exception as error:
         raise _damaged(path, error) from error
     raise ValueError(
-        f"{path} holds more than data ({', '.join(sorted(refused)[:5])}), and was not opened, because that could run code "
-        "on your computer. Models that transanno saves hold weights and JSON only. Ask whoever made the file for a model "
-        "that was saved with `model.save(folder)`; there is no option to open it all the same."
+        f"{path} holds more than data ({', '.join(sorted(names)[:5])}), as models of scvi-tools itself do, and was not "
+        "opened, because that could run code on your computer. Models that transanno saves hold weights and JSON only. Ask "
+        "whoever made the file for a model that was saved with `model.save(folder)`; there is no option to open it all the "
+        "same."
     )
 
 
@@ -244,27 +237,26 @@ def _damaged(path: Path, error: Exception) -> ValueError:
     )
 
 
-def _metadata(path: Path, content: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+def _metadata(path: Path, text: Any) -> tuple[dict[str, Any], Any]:
     """-> attributes of the model and its genes."""
-    if "metadata" not in content:  # a pickle as scvi-tools writes it, of which only data was read
-        attributes = content["attr_dict"]
-        if isinstance(attributes, dict):
-            # Data frames, so the training history.
-            attributes = {name: value for name, value in attributes.items() if not _is_ignored(value)}
-        return attributes if isinstance(attributes, dict) else {}, content["var_names"]
     try:
-        metadata = from_json(content["metadata"])
+        metadata = from_json(text)
         found = metadata["format_version"]
         if not isinstance(found, int):
             raise TypeError("format_version is no whole number")
-        if found <= FORMAT_VERSION:
+        if found == FORMAT_VERSION:
             return dict(metadata["attributes"]), metadata["var_names"]
         saved_by = metadata["versions"]["transanno"]
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
+    remedy = (
+        "Update transanno: pip install --upgrade transanno."
+        if found > FORMAT_VERSION
+        else "Its network is another one. Train the model again, with the same arguments of tl.fit_reference or train()."
+    )
     raise ValueError(
-        f"{path} was saved by transanno {saved_by} in format {found}, and this version, {version('transanno')}, reads formats "
-        f"up to {FORMAT_VERSION}. Update transanno: pip install --upgrade transanno."
+        f"{path} was saved by transanno {saved_by} in format {found}, and this version, {version('transanno')}, reads format "
+        f"{FORMAT_VERSION}. {remedy}"
     )
 
 
@@ -287,45 +279,6 @@ def _check_parts(path: Path, weights: Any, attributes: dict[str, Any]) -> None:
         raise ValueError(
             f"{path} is damaged or not a model file: {wrong}. Save the model again, or fetch a complete copy of the file."
         )
-
-
-class _Ignored:
-    """Stands for objects of pandas in an old file: built from nothing, does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _dictionary(default_factory: object = None) -> dict:
-    return {}
-
-
-# What old files hold besides tensors. None of it does more than allocate memory.
-_HARMLESS: dict[str, Any] = {
-    "collections.defaultdict": _dictionary,  # which the reader cannot fill
-    "collections.OrderedDict": collections.OrderedDict,
-    "builtins.dict": dict,
-    "builtins.bytes": bytes,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    **{f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__},
-    # Functions that numpy's own reduce names; their module was renamed in numpy 2.
-    **{
-        f"{module}.multiarray.{name}": value.__reduce__()[0]
-        for module in ("numpy._core", "numpy.core")
-        for name, value in {"_reconstruct": np.zeros(1), "scalar": np.float64(0)}.items()
-    },
-}
-_IGNORED = ("pandas.core.", "pandas._libs.", "pyarrow.lib.", "builtins.slice")
-
-
-def _is_ignored(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_is_ignored(item) for item in value.values())
-    return isinstance(value, _Ignored)
 
 
 def first_line(error: BaseException) -> str:

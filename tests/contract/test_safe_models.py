@@ -34,7 +34,7 @@ class Bomb:
 
 
 class PandasBomb(Bomb):
-    """The same by way of a name that old model files hold: pandas' own reader of pickles."""
+    """The same by way of a library that models are made with: pandas' own reader of pickles."""
 
     def __reduce__(self):
         inner = self.trace.with_suffix(".pickle")
@@ -178,8 +178,21 @@ class TestFormat:
 
     def test_newer_format_is_refused(self, folder):
         rewrite(folder, format_version=FORMAT_VERSION + 1, versions={"transanno": "9.8.7"})
-        with pytest.raises(ValueError, match=r"saved by transanno 9\.8\.7 in format 2.*Update transanno"):
+        found = rf"saved by transanno 9\.8\.7 in format {FORMAT_VERSION + 1}.*Update transanno"
+        with pytest.raises(ValueError, match=found):
             TransAnno.load(folder, False)
+
+    @pytest.mark.parametrize("reader", ["load", "load_query_data", "annotate", "load_registry"])
+    def test_format_that_was_never_released_is_refused(self, reader, folder, query):
+        """Models with slots instead of views, whose weights would all be missing or left over."""
+        content = torch.load(folder / "model.pt", weights_only=True)
+        metadata = json.loads(content["metadata"])
+        arguments = metadata["attributes"]["init_params_"]["non_kwargs"]
+        arguments |= {"encoder": "slots", "n_slots": 3}
+        rewrite(folder, format_version=1, versions={"transanno": "0.1.0"}, attributes=metadata["attributes"])
+        found = r"model\.pt was saved by transanno 0\.1\.0 in format 1, and this version, .*, reads format 2.*Train the model again"
+        with pytest.raises(ValueError, match=found):
+            READERS[reader](folder, query)
 
     def test_card_says_what_the_model_knows(self, folder, model):
         card = json.loads((folder / "card.json").read_text())

@@ -122,7 +122,7 @@ class SavingMixin(BaseModelClass):
         Raises
         ------
         ValueError
-            If the folder holds no model, a damaged one, one of another class or of a newer format, or if the file holds
+            If the folder holds no model, a damaged one, one of another class or of another format, or if the file holds
             more than data.
         """
         if backup_url is not None:
@@ -178,7 +178,7 @@ class SavingMixin(BaseModelClass):
         """
         raise ValueError(
             f"{cls.__name__} models were never saved in the format of scvi-tools before 0.15, and its files are pickles, "
-            "which can run code when they are opened. Load the folder with load(); older models of ours are read, too."
+            "which can run code when they are opened. Load the folder with load()."
         )
 
 

@@ -17,7 +17,7 @@ from transanno.nn import (
     encoder_arguments,
 )
 
-VIEWS = {"n_hidden": 64, "n_latent": 96, "n_networks": 3, "n_layers": 1, "n_heads": 4}
+VIEWS = {"n_hidden": 48, "n_latent": 64, "n_networks": 2, "n_layers": 1, "n_heads": 2}
 PERFORMER = {"n_hidden": 200, "n_layers": 6, "n_heads": 10, "head_dim": 64, "n_features": None}
 NOTHING = dict.fromkeys([*VIEWS, *PERFORMER])
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 
 # Types that take part in an episode, at least and at most, as a share of all; and how even their proportions are.
-_SHARE_OF_TYPES, _CONCENTRATION = (0.4, 1.0), 0.3
+_SHARE_OF_TYPES, _CONCENTRATION = (0.4, 1.0), 0.8
 # An epoch has at least so many episodes: small references would spend their time between epochs.
 _MIN_EPISODES = 25
 

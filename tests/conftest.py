@@ -144,7 +144,7 @@ def saved_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     adata = _make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **SMALL)
-    model.train(20, plan_kwargs={"lr": 5e-3}, **FAST)
+    model.train(4, plan_kwargs={"lr": 5e-3}, **FAST)
     folder = tmp_path_factory.mktemp("saved") / "reference"
     model.save(folder)
     return folder

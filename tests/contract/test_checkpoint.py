@@ -113,7 +113,7 @@ class TestLogits:
         tokens[:, :-1].masked_fill_(is_masked, 6)
         batch = model.module.batch_embedding(torch.zeros(61, dtype=torch.long))
         with torch.no_grad():
-            encoded = model.module.encoder(log1p, is_masked, batch)
+            encoded = model.module.encoder(log1p, is_masked, batch, model.module.context(is_masked, None))
             found = model.module.expression_head(encoded, batch, torch.arange(53))
             torch.testing.assert_close(found.transpose(1, 2), original(tokens)[:, :-1], atol=1e-4, rtol=0)
             inputs = {REGISTRY_KEYS.X_KEY: counts, REGISTRY_KEYS.BATCH_KEY: torch.zeros(61, 1)}
@@ -139,7 +139,7 @@ class TestModel:
 
     def test_query_learns_from_its_labels_if_asked_to(self, model, query, fast):
         query_model = TransAnno.load_query_data(query, model, unfrozen=True)
-        query_model.train(15, plan_kwargs={"lr": 1e-3}, **fast)
+        query_model.train(2, plan_kwargs={"lr": 1e-3}, **fast)
         accuracy = (query_model.predict() == query.obs["cell_type"]).mean()
         assert accuracy > (model.predict(query, key_added=None) == query.obs["cell_type"]).mean() + 0.1
 
@@ -166,7 +166,7 @@ class TestModel:
         pretrained.save(tmp_path / "model")
         model = TransAnno.from_pretrained(tmp_path / "model", reference, "cell_type", batch_key="batch")
         assert torch.equal(model.module.encoder.gene_embedding, original.pos_emb.emb.weight[:-1])
-        model.train(30, plan_kwargs={"lr": 3e-3}, **fast)
+        model.train(8, plan_kwargs={"lr": 3e-3}, **fast)
         assert (model.predict(query) == query.obs["cell_type"]).mean() > 0.6
 
     def test_encoder_of_a_fine_tuned_one(self, path, query, finetuned):

@@ -97,7 +97,7 @@ def datamodule(reference):
 @pytest.fixture
 def trained(datamodule, small, fast):
     model = TransAnno(registry=datamodule.registry, **small)
-    model.train(20, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
+    model.train(4, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
     return model
 
 
@@ -107,7 +107,7 @@ def probabilities(model, datamodule):
 
 def test_training(trained, datamodule, reference):
     assert trained.is_trained
-    assert len(trained.history["train_loss"]) == 20
+    assert len(trained.history["train_loss"]) == 4
     labels = trained.predict(dataloader=datamodule.inference_dataloader())
     assert (labels == reference.obs["cell_type"].to_numpy()).mean() > 0.9
 
@@ -131,7 +131,7 @@ def test_pretraining(reference, small, fast, tmp_path):
     datamodule = FakeDataModule(reference, "TransAnnoPretrain")
     pretrained = TransAnnoPretrain(registry=datamodule.registry, **small)
     pretrained.train(2, datamodule=datamodule, **fast)
-    assert pretrained.get_latent_representation(dataloader=datamodule.inference_dataloader()).shape == (97, 11)
+    assert pretrained.get_latent_representation(dataloader=datamodule.inference_dataloader()).shape == (97, 22)
     model = TransAnno.from_pretrained(pretrained, reference, "cell_type", batch_key="batch")
     model.train(1, **fast)
     pretrained.save(tmp_path / "pretrained", datamodule=datamodule)
@@ -142,7 +142,7 @@ def test_pretraining(reference, small, fast, tmp_path):
 
 def test_cell_states(trained, datamodule):
     latent = trained.get_latent_representation(dataloader=datamodule.inference_dataloader())
-    assert latent.shape == (97, 11)
+    assert latent.shape == (97, 22)
     assert np.isfinite(latent).all()
 
 
@@ -172,7 +172,7 @@ def test_training_goes_on_after_loading(trained, datamodule, fast, tmp_path):
     trained.save(tmp_path / "model", datamodule=datamodule)
     loaded = TransAnno.load(tmp_path / "model", adata=False, datamodule=datamodule)
     loaded.train(1, datamodule=datamodule, **fast)
-    assert len(loaded.history["train_loss"]) == 21
+    assert len(loaded.history["train_loss"]) == 5
 
 
 def test_save_checkpoint(datamodule, small, fast, tmp_path):

@@ -30,7 +30,7 @@ def model(mdata, small, fast):
     """Trained on MuData."""
     TransAnno.setup_mudata(mdata, "cell_type", batch_key="batch")
     model = TransAnno(mdata, **small)
-    model.train(20, plan_kwargs={"lr": 5e-3}, **fast)
+    model.train(4, plan_kwargs={"lr": 5e-3}, **fast)
     return model
 
 
@@ -88,7 +88,7 @@ def test_new_mudata(model, query):
     assert (labels == query.obs["cell_type"].to_numpy()).mean() > 0.9
     assert list(query.obs["transanno"]) == list(labels)
     assert not [column for column in query.obs if column.startswith("_scvi")]
-    assert model.get_latent_representation(query).shape == (61, 11)
+    assert model.get_latent_representation(query).shape == (61, 22)
 
 
 def test_indices(model):
@@ -213,7 +213,7 @@ class TestQuery:
     def test_annotate(self, model, query):
         tl.annotate(query, model=model)
         assert (query.obs["transanno"] == query.obs["cell_type"].to_numpy()).mean() > 0.9
-        assert query.obsm["X_transanno"].shape == (61, 11)
+        assert query.obsm["X_transanno"].shape == (61, 22)
 
 
 class TestRefused:
@@ -254,7 +254,7 @@ def test_pretraining(mdata, query, make_adata, small, fast, tmp_path):
     TransAnnoPretrain.setup_mudata(mdata, batch_key="batch")
     pretrained = TransAnnoPretrain(mdata, **small)
     pretrained.train(1, **fast)
-    assert pretrained.get_latent_representation(query).shape == (61, 11)
+    assert pretrained.get_latent_representation(query).shape == (61, 22)
     pretrained.save(tmp_path / "pretrained")
     TransAnno.setup_mudata(query, "cell_type")
     model = TransAnno.from_pretrained(tmp_path / "pretrained", query)

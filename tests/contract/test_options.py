@@ -61,7 +61,7 @@ class RecordCells(Callback):
 
 
 class TestOversampling:
-    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0, "oversample"])
+    @pytest.mark.parametrize("class_balance", [0.0, 0.5, 1.0, "oversample", "episodes"])
     @pytest.mark.parametrize("on_disk", [False, True])
     def test_no_cell_is_on_both_sides_of_a_split(self, class_balance, on_disk, reference, small, fast, tmp_path):
         counts = reference.X.toarray()
@@ -100,11 +100,15 @@ class TestOversampling:
             reference.file.close()
 
 
+# As many minibatches in an epoch as there are cells for.
+AS_IN_THE_DATA = {"class_balance": 0.0}
+
+
 class TestSchedule:
     def test_warm_restarts_step_once_an_epoch(self, new_model, fast):
         recorder = RecordRates()
         plan = {"lr": 0.01, "lr_schedule": "warm_restarts", "lr_min": 0.001}
-        new_model.train(17, plan_kwargs=plan, callbacks=[recorder], **fast)
+        new_model.train(17, plan_kwargs=plan, datasplitter_kwargs=AS_IN_THE_DATA, callbacks=[recorder], **fast)
         share = [0.2, 0.4, 0.6, 0.8, 1.0, *(0.5 * (1 + np.cos(np.pi * np.arange(10) / 10))), 0.18, 0.36]
         expected = 0.001 + 0.009 * np.array(share)
         assert len(recorder.rates) == 17 * 3
@@ -116,7 +120,7 @@ class TestSchedule:
         recorder = RecordRates()
         plan = {"lr": 0.01, "lr_schedule": lr_schedule}
         arguments = fast | {"batch_size": 8, "accumulate_grad_batches": 4, "callbacks": [recorder]}
-        new_model.train(5, plan_kwargs=plan, **arguments)
+        new_model.train(5, plan_kwargs=plan, datasplitter_kwargs=AS_IN_THE_DATA, **arguments)
         assert recorder.epochs == [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
         rates = np.array(recorder.rates) / 0.01
         if lr_schedule == "warm_restarts":
@@ -124,24 +128,27 @@ class TestSchedule:
         else:  # one step of warm-up, 14 of the cosine
             np.testing.assert_allclose(rates, [1.0, *(0.5 * (1 + np.cos(np.pi * np.arange(14) / 14)))], atol=1e-9)
 
-    def test_accumulated_gradient_is_that_of_the_whole_minibatch(self, reference, small, fast):
+    def test_accumulated_gradient_is_that_of_the_whole_minibatch(self, reference, fast):
+        """With the Performer: views compare cells with the mean of their minibatch."""
+        performer = {"encoder": "performer", "n_hidden": 18, "n_layers": 1, "n_heads": 2, "head_dim": 7}
         weights = []
         for batch_size, n_accumulated in ((24, 1), (6, 4)):
             scvi.settings.seed = 5
             TransAnno.setup_anndata(reference[:48].copy(), "cell_type")
             adata = reference[:48].copy()
             TransAnno.setup_anndata(adata, "cell_type")
-            model = TransAnno(adata, **small, dropout_rate=0.0)
-            plan = {"min_count_fraction": 1.0, "max_masked_fraction": 0.0, "batch_dropout": 0.0, "warmup_fraction": 0.0}
+            model = TransAnno(adata, **performer, dropout_rate=0.0)
+            plan = {"min_count_fraction": 1.0, "gene_noise": 0.0, "max_masked_fraction": 0.0, "batch_dropout": 0.0}
+            plan |= {"warmup_fraction": 0.0, "balanced": False}
             model.train(
                 2,
                 train_size=1.0,
                 plan_kwargs=plan,
-                datasplitter_kwargs={"class_balance": 0.0},
+                datasplitter_kwargs=AS_IN_THE_DATA,
                 accumulate_grad_batches=n_accumulated,
                 **(fast | {"batch_size": batch_size}),
             )
-            weights.append(model.module.classifier.to_logits.weight.detach())
+            weights.append(model.module.classifier.perceptron[-1].weight.detach())
         assert weights[0].abs().max() > 1e-3
         torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-6)
 
@@ -149,7 +156,7 @@ class TestSchedule:
 class TestEarlyStopping:
     def test_on_validation_accuracy(self, reference, small, fast):
         TransAnno.setup_anndata(reference, "cell_type")
-        new_model = TransAnno(reference, **small, head="conv")  # the wide path would be right from the start
+        new_model = TransAnno(reference, **small, head="conv")  # the other experts would be right from the start
         new_model.train(
             60,
             train_size=0.7,
@@ -182,7 +189,7 @@ class TestEarlyStopping:
         )
         cells = new_model.validation_indices
         truth = new_model.adata.obs["cell_type"].to_numpy()[cells]
-        accuracy = (new_model.predict(indices=cells, key_added=None) == truth).mean()
+        accuracy = (new_model.predict(dataloader=new_model._minibatches(None, cells, None)) == truth).mean()
         assert accuracy == pytest.approx(new_model.history["validation_accuracy"].to_numpy(dtype=float).max())
 
 
@@ -198,7 +205,7 @@ def copied(model: TransAnno) -> dict[str, torch.Tensor]:
 class TestFreeze:
     # The paper's rule in the default encoder: its final norm and its last layer.
     LEARNING = {"encoder": ("classifier.", "batch_embedding."), "partial": (
-        "classifier.", "batch_embedding.", "encoder.norm.", "encoder.blocks.0.")}  # fmt: skip
+        "classifier.", "batch_embedding.", *(f"encoder.networks.{k}.{part}." for k in (0, 1) for part in ("norm", "blocks.0")))}  # fmt: skip
 
     @pytest.mark.parametrize("freeze", ["encoder", "partial"])
     def test_only_what_it_says_changes(self, freeze, from_pretrained, fast):
@@ -206,10 +213,16 @@ class TestFreeze:
         from_pretrained.train(3, freeze=freeze, plan_kwargs={"weight_decay": 0.1}, **fast)
         assert changed_weights(before, from_pretrained) == {n for n in before if n.startswith(self.LEARNING[freeze])}
 
+    # What predicts expression learns only where it has to.
+    EVERYTHING = {"reconstruction_weight": 0.3}
+
     def test_a_later_training_changes_all(self, from_pretrained, fast):
         from_pretrained.train(1, freeze="partial", **fast)
         before = copied(from_pretrained)
         from_pretrained.train(2, **fast)
+        assert changed_weights(before, from_pretrained) == {n for n in before if not n.startswith("expression_head.")}
+        before = copied(from_pretrained)
+        from_pretrained.train(2, plan_kwargs=self.EVERYTHING, **fast)
         assert changed_weights(before, from_pretrained) == set(before)
 
     def test_after_saving_and_loading(self, from_pretrained, reference, query, fast, tmp_path):
@@ -222,7 +235,7 @@ class TestFreeze:
         loaded.train(1, freeze="encoder", **fast)  # what is loaded was trained: it can be frozen
         assert changed_weights(before, loaded) == {n for n in before if n.startswith(self.LEARNING["encoder"])}
         before = copied(loaded)
-        loaded.train(2, **fast)
+        loaded.train(2, plan_kwargs=self.EVERYTHING, **fast)
         assert changed_weights(before, loaded) == set(before)
 
     def test_is_not_handed_down_to_queries(self, from_pretrained, new_batch_query, fast):
@@ -356,7 +369,7 @@ class TestPaper:
     @pytest.mark.parametrize(
         "architecture",
         [
-            pytest.param({}, id="slots"),
+            pytest.param({}, id="views"),
             # The paper's is ten times wider and three times deeper: minutes on a CPU.
             pytest.param({**PAPER.model, "n_hidden": 20, "n_layers": 2, "n_heads": 2, "head_dim": 10}, id="performer"),
         ],
@@ -375,7 +388,9 @@ class TestPaper:
         before = copied(model)
         model.train(**{**PAPER.finetune, **on_cpu})
         frozen = before.keys() - changed_weights(before, model)
-        assert "encoder.norm.weight" not in frozen
+        norms = {f"encoder.networks.{k}.norm.weight" for k in (0, 1)} if not architecture else {"encoder.norm.weight"}
+        assert norms < set(before)
+        assert not norms & frozen
         assert {name for name in before if name.startswith("expression_head.")} <= frozen
         labels = model.adata.obs["cell_type"].to_numpy()[model.train_indices]
         n_drawn = 3 * max((labels == label).sum() for label in set(labels))

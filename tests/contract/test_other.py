@@ -27,7 +27,7 @@ class TestModels:
         for shown in (model, pretrained):
             repr(shown)
             output = capsys.readouterr().out
-            for part in (type(shown).__name__, "slots", "16", "11", "53", "Trained"):
+            for part in (type(shown).__name__, "views", "16", "22", "53", "Trained"):
                 assert part in output, part
 
     def test_setup_can_be_viewed(self, model, pretrained, capsys):
@@ -114,6 +114,7 @@ LAYERS = [
         "_repair",
         "_vocabulary",
         "_seed",
+        "_episodes",
         "_plain",
         "_card",
         "_io",
@@ -125,7 +126,7 @@ LAYERS = [
     {
         "_module",
         "_refine",
-        "_wide_path",
+        "_experts",
         "_checkpoint",
         "_transfer",
         "_predictions",

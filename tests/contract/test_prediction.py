@@ -12,6 +12,7 @@ import scanpy as sc
 import torch
 
 from transanno import TransAnno, TransAnnoPretrain
+from transanno._refine import refine_probabilities
 
 TYPES = ["B cell", "NK cell", "T cell"]
 
@@ -79,7 +80,7 @@ class TestResult:
         # conformance 33
         model = request.getfixturevalue(fixture)
         latent = model.get_latent_representation()
-        assert latent.shape == (97, 11)
+        assert latent.shape == (97, 22)
         assert np.isfinite(latent).all()
         model.adata.obsm["X_transanno"] = latent
         sc.pp.neighbors(model.adata, use_rep="X_transanno", method="gauss")
@@ -144,7 +145,7 @@ class TestIndices:
             model.predict(adata, selection, key_added=None), everything.columns[found.to_numpy().argmax(axis=1)]
         )
         found = model.get_latent_representation(adata, selection)
-        assert found.shape == (len(rows), 11)
+        assert found.shape == (len(rows), 22)
         np.testing.assert_allclose(found, latent[rows], atol=1e-5)
         if where == "backed":
             adata.file.close()
@@ -182,22 +183,26 @@ class TestInputs:
 
     def test_view(self, model, reference, query):
         # conformance 27
-        expected = model.predict(query, soft=True, key_added=None)
+        expected = model.predict(query[10:30].copy(), soft=True, key_added=None)
         view = query[10:30]
-        np.testing.assert_allclose(model.predict(view, soft=True), expected.iloc[10:30], atol=1e-6)
-        assert list(view.obs["transanno"]) == list(model.predict(query, key_added=None)[10:30])
+        np.testing.assert_allclose(model.predict(view, soft=True), expected, atol=1e-6)
+        assert list(view.obs["transanno"]) == list(expected.columns[expected.to_numpy().argmax(axis=1)])
         assert "transanno" not in query.obs
         of_registered = model.predict(reference[5:9], soft=True, key_added=None)
-        np.testing.assert_allclose(of_registered, model.predict(soft=True).iloc[5:9], atol=1e-6)
+        expected = model.predict(reference[5:9].copy(), soft=True, key_added=None)
+        np.testing.assert_allclose(of_registered, expected, atol=1e-6)
 
+    @pytest.mark.parametrize("batch_size", [31, 97])
     @pytest.mark.parametrize("method", ["predict", "get_latent_representation"])
-    def test_dataloader(self, method, model, reference, snapshot, changed):
-        # conformance 27
+    def test_dataloader(self, method, batch_size, model, reference, snapshot, changed):
+        # conformance 27; of a data set that comes in parts the mean is not known, and the reference's stands in
         before = snapshot(reference)
-        arguments = {"key_added": None, "soft": True} if method == "predict" else {}
-        expected = np.asarray(getattr(model, method)(**arguments))
-        dataloader = model._make_data_loader(reference, batch_size=31, shuffle=False)
-        arguments.pop("key_added", None)
+        batch = torch.tensor([["batch1", "batch2"].index(value) for value in reference.obs["batch"]])[:, None]
+        with torch.inference_mode():
+            outputs = model.module.inference(torch.from_numpy(reference.X.toarray()), batch)
+        expected = outputs["logits"].softmax(dim=1) if method == "predict" else outputs["z"]
+        arguments = {"soft": True} if method == "predict" else {}
+        dataloader = model._make_data_loader(reference, batch_size=batch_size, shuffle=False)
         found = getattr(model, method)(dataloader=dataloader, **arguments)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert changed(before, reference) == set()
@@ -341,7 +346,95 @@ class TestRefine:
         pd.testing.assert_frame_equal(model.predict(query[:49], soft=True, refine=True), expected)
 
     def test_indices(self, model, reference):
+        """Own probabilities are those of the whole data set, neighbors those among the chosen cells."""
         order = np.random.default_rng(0).permutation(97)[:61]
         found = model.predict(indices=order, soft=True, refine=True)
-        expected = model.predict(reference[order].copy(), soft=True, refine=True)
+        own = model.predict(soft=True, key_added=None).iloc[order]
+        expected = refine_probabilities(own.to_numpy(), reference.X[order])
         np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert list(found.index) == list(own.index)
+
+    def test_order_of_cells_has_no_influence(self, model):
+        order = np.random.default_rng(0).permutation(97)
+        found = model.predict(indices=order, soft=True, refine=True)
+        np.testing.assert_allclose(found, model.predict(soft=True, refine=True).iloc[order], atol=1e-3)
+
+
+class TestMeanOfTheDataSet:
+    """Cells are compared with the mean of the data set that they are of."""
+
+    @staticmethod
+    def mean_by_hand(model, adata) -> np.ndarray:
+        """The mean of the reference counts as five more cells."""
+        counts = adata.X.toarray().astype(float)
+        expression = np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)
+        of_reference = model.module.mean_expression.double().numpy()
+        return (expression.sum(axis=0) + 5 * of_reference) / (len(counts) + 5)
+
+    def center_of(self, model, monkeypatch, *args, **kwargs) -> np.ndarray:
+        """What the module is told when cells are predicted."""
+        seen, inference = [], model.module.inference
+
+        def spy(*args, center, **kwargs):
+            seen.append(center.numpy().copy())
+            return inference(*args, center=center, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(model.module, "inference", spy)
+            model.predict(*args, key_added=None, **kwargs)
+        assert all(np.array_equal(center, seen[0]) for center in seen)
+        return seen[0]
+
+    @pytest.mark.parametrize("n_cells", [1, 2, 61])
+    def test_is_that_of_all_cells_and_a_little_of_the_reference(self, n_cells, model, query, monkeypatch):
+        cells = query[:n_cells].copy()
+        found = self.center_of(model, monkeypatch, cells)
+        np.testing.assert_allclose(found, self.mean_by_hand(model, cells), rtol=1e-4, atol=1e-5)
+
+    def test_does_not_depend_on_indices_or_minibatches(self, model, query, monkeypatch):
+        expected = self.center_of(model, monkeypatch, query)
+        for indices, batch_size in (([3, 5], None), ([60], 1), (None, 7), (np.arange(61)[::-1], 13)):
+            found = self.center_of(model, monkeypatch, query, indices, batch_size=batch_size)
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+    def test_of_registered_cells(self, model, reference, monkeypatch):
+        found = self.center_of(model, monkeypatch)
+        np.testing.assert_allclose(found, self.mean_by_hand(model, reference), rtol=1e-4, atol=1e-5)
+
+    def test_of_a_large_data_set_is_that_of_a_sample(self, model, query, monkeypatch):
+        monkeypatch.setattr("transanno.models._base._N_CENTER", 7)
+        found = self.center_of(model, monkeypatch, query)
+        np.testing.assert_allclose(found, self.mean_by_hand(model, query[::10].copy()), rtol=1e-4, atol=1e-5)
+
+    def test_genes_that_the_data_lack_do_not_matter(self, model, query, monkeypatch):
+        fewer = query[:, 3:].copy()
+        found = self.center_of(model, monkeypatch, fewer)
+        counts = query.copy()
+        counts.X = counts.X.multiply(np.arange(53) >= 3).tocsr()
+        np.testing.assert_allclose(found[3:], self.mean_by_hand(model, counts)[3:], rtol=1e-4, atol=1e-5)
+
+    def test_company_matters(self, model, query):
+        """The same cells in another data set: their own composition is what they are compared with."""
+        alone = model.predict(query[:10].copy(), soft=True, key_added=None)
+        among_others = model.predict(query, soft=True, key_added=None).iloc[:10]
+        assert not np.allclose(alone, among_others, atol=1e-4)
+        assert (alone.to_numpy().argmax(axis=1) == among_others.to_numpy().argmax(axis=1)).mean() > 0.7
+
+    def test_one_cell(self, model, query):
+        single = [model.predict(query[[i]].copy(), key_added=None)[0] for i in range(23)]
+        assert (np.array(single) == query.obs["cell_type"].to_numpy()[:23]).mean() > 0.8
+        probabilities = model.predict(query[[7]].copy(), soft=True)
+        assert np.isfinite(probabilities.to_numpy()).all()
+
+    def test_one_type_alone(self, model, query):
+        """Without other types the mean of the data set is that of the type, and the experts that know it must not win."""
+        for label in TYPES:
+            cells = query[query.obs["cell_type"] == label].copy()
+            assert (model.predict(cells, key_added=None) == label).mean() > 0.8
+
+    @pytest.mark.parametrize("n_cells", [2, 61])
+    def test_cells_without_counts(self, n_cells, model, query):
+        cells = query[:n_cells].copy()
+        cells.X = (cells.X.toarray() * (np.arange(n_cells) == 1)[:, None]).astype("float32")
+        assert np.isfinite(model.predict(cells, soft=True).to_numpy()).all()
+        assert np.isfinite(model.get_latent_representation(cells)).all()

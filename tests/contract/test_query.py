@@ -22,6 +22,15 @@ def probabilities(model, adata=None):
     return model.predict(adata, soft=True, key_added=None)
 
 
+def logits_by_hand(model, counts, batch, is_missing):
+    """Counts and batch codes of a whole data set -> logits: with the mean of its cells, and of five of the reference."""
+    counts, is_missing = torch.as_tensor(counts), torch.as_tensor(is_missing)
+    expression = model.module.normalize(counts, is_missing[None, :])
+    center = (expression.sum(dim=0) + 5 * model.module.mean_expression) / (len(counts) + 5)
+    with torch.inference_mode():
+        return model.module.inference(counts, batch, is_missing=is_missing, center=center)["logits"]
+
+
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
 
@@ -234,43 +243,27 @@ class TestBatches:
         assert torch.equal(query_model.module.batch_embedding.weight[2], model.module.unknown_batch)
         assert (query_model.predict() == new_batch_query.obs["cell_type"].to_numpy()).mean() > 0.9
 
-    @pytest.mark.parametrize(("floor", "is_undone"), [(0.0, False), (1.1, True)], ids=["agrees", "contradicts"])
-    def test_adaptation_that_contradicts_sure_calls_is_undone(
-        self, floor, is_undone, model, new_batch_query, monkeypatch, fast
-    ):
-        monkeypatch.setattr("transanno.models._query_mapping._MIN_AGREEMENT", floor)
-        query_model = TransAnno.load_query_data(new_batch_query, model)
-        state, expected = weights(query_model), probabilities(query_model)
-        with warnings.catch_warnings(record=True) as record:
-            warnings.simplefilter("always")
-            query_model.train(2, **fast)
-        assert any("was undone" in str(warning.message) for warning in record) == is_undone
-        assert torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"]) == is_undone
-        assert probabilities(query_model).equals(expected) == is_undone
+    def test_adaptation_is_kept_whatever_it_does(self, model, new_batch_query, monkeypatch, fast):
+        """Plain scArches: nothing is undone, and nobody is warned."""
 
-    @pytest.mark.parametrize(
-        ("floor", "reason"),
-        [(0.95, "the Transformer alone was sure of"), (0.0, "agrees with the regression, which knows no batches, in")],
-        ids=["sure calls change", "agreement with the wide path falls"],
-    )
-    def test_a_wide_path_that_decides_everything_does_not_hide_harm(
-        self, floor, reason, model, new_batch_query, monkeypatch, fast
-    ):
-        """The wide path knows no batches: its calls cannot change, whatever an adaptation does to the Transformer's."""
-
-        def break_embeddings(self, *_, **__):
+        def move_embeddings(self, *_, **__):
             with torch.no_grad():
                 self.module.batch_embedding.weight[2:] = 30 * torch.randn(self.module.batch_embedding.weight.shape[1])
 
-        monkeypatch.setattr("transanno.models._query_mapping._MIN_AGREEMENT", floor)
         query_model = TransAnno.load_query_data(new_batch_query, model)
-        query_model.module.classifier.wide_share.fill_(1e4)
-        state, calls = weights(query_model), query_model.predict()
-        monkeypatch.setattr(TransAnno, "_run_training", break_embeddings)
-        with pytest.warns(UserWarning, match=reason):
-            query_model.train(1, **fast)
-        assert all(torch.equal(tensor, state[name]) for name, tensor in query_model.module.state_dict().items())
-        assert (query_model.predict() == calls).all()
+        state, before = weights(query_model), probabilities(query_model)
+        monkeypatch.setattr(TransAnno, "_run_training", move_embeddings)
+        query_model.train(1, **fast)
+        assert not torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"])
+        assert not np.allclose(probabilities(query_model), before)
+
+    def test_validation_cells_of_a_query(self, model, new_batch_query, fast):
+        """Their hidden genes are predicted, one cell's not those of another, beside all experts."""
+        query_model = TransAnno.load_query_data(new_batch_query, model)
+        query_model.train(2, check_val_every_n_epoch=1, **fast)
+        for name in ("validation_loss", "masked_accuracy_validation", "validation_accuracy"):
+            assert len(query_model.history[name]) == 2
+            assert np.isfinite(query_model.history[name].to_numpy(dtype=float)).all()
 
     def test_second_training_of_a_query_model(self, model, new_batch_query, fast):
         query_model = TransAnno.load_query_data(new_batch_query, model)
@@ -329,7 +322,7 @@ class TestBatches:
     def test_reference_without_batches(self, reference, new_batch_query, small, fast):
         TransAnno.setup_anndata(reference, "cell_type")
         model = TransAnno(reference, **small)
-        model.train(20, plan_kwargs={"lr": 5e-3}, **fast)
+        model.train(4, plan_kwargs={"lr": 5e-3}, **fast)
         query_model = TransAnno.load_query_data(new_batch_query, model)
         assert (query_model.predict() == new_batch_query.obs["cell_type"].to_numpy()).mean() > 0.9
         assert (model.predict(new_batch_query) == new_batch_query.obs["transanno"].to_numpy()).all()
@@ -404,10 +397,8 @@ class TestUsersObject:
             query_model = TransAnno.load_query_data(adata, model)
         assert set(model.genes[query_model.module.is_missing.numpy()]) == set(missing)
         batch = torch.tensor([["batch1", "batch2"].index(value) for value in query.obs["batch"]])[:, None]
-        with torch.inference_mode():
-            logits = model.module.inference(
-                torch.tensor(expected_counts.to_numpy(dtype="float32")), batch, is_missing=query_model.module.is_missing
-            )["logits"]
+        counts = expected_counts.to_numpy(dtype="float32")
+        logits = logits_by_hand(model, counts, batch, query_model.module.is_missing)
         np.testing.assert_allclose(probabilities(query_model), logits.softmax(dim=1), atol=1e-6)
 
     def test_missing_genes_are_masked_not_zero(self, model, query):
@@ -417,11 +408,9 @@ class TestUsersObject:
         counts[:, missing] = 0.0
         zeros = ad.AnnData(counts, obs=query.obs.copy(), var=pd.DataFrame(index=query.var_names))
         batch = torch.tensor([["batch1", "batch2"].index(value) for value in query.obs["batch"]])[:, None]
-        with torch.inference_mode():
-            masked, as_zero = (
-                model.module.inference(torch.tensor(counts), batch, is_missing=torch.tensor(is_missing))["logits"]
-                for is_missing in (missing, np.zeros(53, dtype=bool))
-            )
+        masked, as_zero = (
+            logits_by_hand(model, counts, batch, is_missing) for is_missing in (missing, np.zeros(53, dtype=bool))
+        )
         assert not torch.allclose(masked, as_zero, atol=1e-3)
         np.testing.assert_allclose(probabilities(model, fewer), masked.softmax(dim=1), atol=1e-6)
         np.testing.assert_allclose(
@@ -449,12 +438,13 @@ class TestUsersObject:
             TransAnno.load_query_data(query[:, :19].copy(), model)
 
     def test_one_cell(self, model, query):
-        expected = probabilities(model, query)
+        batch = torch.tensor([[["batch1", "batch2"].index(query.obs["batch"].iloc[7])]])
+        logits = logits_by_hand(model, query.X[7].toarray(), batch, np.zeros(53, dtype=bool))
         for cell in (query[7], query[7].copy()):
             query_model = TransAnno.load_query_data(cell, model)
-            np.testing.assert_allclose(query_model.predict(soft=True), expected.iloc[[7]], atol=1e-6)
-            assert query_model.predict().shape == (1,)
-            assert query_model.get_latent_representation().shape == (1, 11)
+            np.testing.assert_allclose(query_model.predict(soft=True), logits.softmax(dim=1), atol=1e-6)
+            assert query_model.predict() == cell.obs["cell_type"].to_numpy()
+            assert query_model.get_latent_representation().shape == (1, 22)
             assert cell.obs["transanno"].notna().all()
 
     def test_no_cells_are_an_error(self, model, query):
@@ -511,10 +501,11 @@ class TestUsersObject:
 
     def test_object_subset_after_loading(self, model, query):
         query_model = TransAnno.load_query_data(query, model)
-        expected = probabilities(query_model)
-        query._inplace_subset_obs(np.arange(61)[::-3])
-        np.testing.assert_allclose(query_model.predict(soft=True), expected.iloc[::-3], atol=1e-6)
-        assert list(query.obs_names) == list(expected.index[::-3])
+        kept = np.arange(61)[::-3]
+        expected = probabilities(model, query[kept].copy())
+        query._inplace_subset_obs(kept)
+        np.testing.assert_allclose(query_model.predict(soft=True), expected, atol=1e-6)
+        assert list(query.obs_names) == list(expected.index)
 
     def test_layer(self, model, query):
         expected = probabilities(model, query)
@@ -579,8 +570,9 @@ class TestUsersObject:
         query_model = TransAnno.load_query_data(query, model, layer=layer)
         expected = probabilities(query_model)
         np.testing.assert_allclose(query_model.predict(query, soft=True), expected, atol=1e-6)
+        expected = probabilities(TransAnno.load_query_data(query[:13].copy(), model, layer=layer))
         query._inplace_subset_obs(np.arange(13))
-        np.testing.assert_allclose(query_model.predict(soft=True), expected.iloc[:13], atol=1e-6)
+        np.testing.assert_allclose(query_model.predict(soft=True), expected, atol=1e-6)
 
 
 class TestScanviCalls:
@@ -618,7 +610,7 @@ class TestFromPretrained:
         model = TransAnno.from_pretrained(source, reference, "cell_type", batch_key="batch")
         theirs, ours = pretrained.module.state_dict(), model.module.state_dict()
         for name in theirs:
-            if name not in {"batch_embedding.weight", "is_missing", "commonest_bins"}:
+            if name not in {"batch_embedding.weight", "is_missing", "mean_expression", "commonest_bins"}:
                 assert torch.equal(ours[name], theirs[name]), name
         assert not model.is_trained
         model.train(2, **fast)
@@ -632,7 +624,7 @@ class TestFromPretrained:
         adata = ad.AnnData(counts, obs=reference.obs.copy(), var=pd.DataFrame(index=genes))
         with pytest.warns(UserWarning, match="Only 40 of the 53|genes"):
             model = TransAnno.from_pretrained(pretrained, adata, "cell_type")
-        for name in ("encoder.attention.gene_embedding", "expression_head.gene_embedding", "expression_head.gene_bias"):
+        for name in ("encoder.gene_embedding", "expression_head.gene_embedding", "expression_head.gene_bias"):
             theirs, ours = pretrained.module.state_dict()[name], model.module.state_dict()[name]
             assert torch.equal(ours[:40], theirs[torch.tensor(order)]), name
             assert ours[40:].shape[0] == 5

@@ -304,7 +304,7 @@ class TestArguments:
             cls(reference, **arguments)
 
     def test_training_record_survives(self, model, saved_reference):
-        assert len(model.history["train_loss"]) == 20
+        assert len(model.history["train_loss"]) == 4
         assert len(model.train_indices) + len(model.validation_indices) == 97
 
 

@@ -49,37 +49,29 @@ def cells_of(adata):
     return {tuple(row): i for i, row in enumerate(adata.X.toarray().tolist())}
 
 
-@pytest.mark.parametrize(
-    ("n_obs", "n_labeled", "expected"),
-    [
-        (800, 800, 20),  # at most
-        (3_000, 3_000, 10),
-        (10**6, 10**6, 5),  # at least
-        (3_000, 1_500, 20),  # labeled cells count
-        (12_000, 60, 10),  # but not more than four times the visits
-        (10**6, 60, 5),
-        (3_000, 0, 20),
-    ],
-)
-def test_default_number_of_epochs(n_obs, n_labeled, expected):
-    assert default_max_epochs(n_obs, 30_000, 20, n_labeled=n_labeled) == expected
+@pytest.mark.parametrize(("per_epoch", "expected"), [(0, 20), (20, 20), (100, 10), (10**6, 5)])
+def test_default_number_of_epochs(per_epoch, expected):
+    """At most 20, at least 5, and between them as many as it takes."""
+    assert default_max_epochs(per_epoch, 1000, 20) == expected
 
 
-@pytest.mark.parametrize(("unlabeled", "expected"), [(0, 7), (40, 12)])
-def test_only_labeled_cells_count_in_the_default_number_of_epochs(
-    unlabeled, expected, reference, small, monkeypatch, fast
+@pytest.mark.parametrize("unlabeled", [0, 40])
+def test_default_number_of_epochs_is_that_of_minibatches_of_labeled_cells(
+    unlabeled, reference, small, monkeypatch, fast
 ):
     seen = []
-    monkeypatch.setattr("transanno.models._transanno.N_VISITS", 7 * reference.n_obs)
+    monkeypatch.setattr("transanno.models._transanno.N_STEPS", 700)
     monkeypatch.setattr(TransAnno, "_run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs))
     monkeypatch.setattr("transanno.models._transanno.warn_if_collapsed", lambda model: None)
     labels = reference.obs["cell_type"].astype(str).to_numpy()
     labels[:unlabeled] = "Unknown"
     reference.obs["cell_type"] = labels
     TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
-    TransAnno(reference, **small).train(train_size=1.0, **fast)
-    assert seen == [round(7 * reference.n_obs / (reference.n_obs - unlabeled))]
-    assert seen == [expected]
+    model = TransAnno(reference, **small)
+    for batch_size in (1, 32):
+        model.train(train_size=1.0, **{**fast, "batch_size": batch_size})
+    # 25 minibatches at least
+    assert seen == [round(700 / (reference.n_obs - unlabeled)), 20]
 
 
 class TestTrained:
@@ -144,12 +136,12 @@ class TestCallbacks:
 
     def test_early_stopping_with_the_default_monitor(self, new_model, fast):
         # conformance 17
-        new_model.train(40, early_stopping=True, early_stopping_patience=1, early_stopping_min_delta=10.0, **fast)
+        new_model.train(9, early_stopping=True, early_stopping_patience=1, early_stopping_min_delta=10.0, **fast)
         assert 1 < len(new_model.history["train_loss"]) < 5
 
     def test_early_stopping_of_pretraining(self, new_pretrained, fast):
         # conformance 17
-        new_pretrained.train(40, early_stopping=True, early_stopping_patience=1, early_stopping_min_delta=10.0, **fast)
+        new_pretrained.train(9, early_stopping=True, early_stopping_patience=1, early_stopping_min_delta=10.0, **fast)
         assert 1 < len(new_pretrained.history["train_loss"]) < 5
 
     def test_early_stopping_without_validation_cells_is_an_error(self, new_model, new_pretrained, fast):
@@ -185,6 +177,33 @@ class TestCallbacks:
         assert len(set(map(tuple, drawn))) > 1
 
 
+class TestEpisodes:
+    def test_every_minibatch_is_one(self, new_model, reference, fast):
+        """25 minibatches, each of another composition, and no fewer cells in the last."""
+        sizes, shares = [], []
+        labels = {cell: reference.obs["cell_type"].iloc[i] for cell, i in cells_of(reference).items()}
+
+        class Record(Callback):
+            def on_train_batch_start(self, trainer, plan, batch, batch_idx):
+                found = [labels[tuple(row)] for row in batch["X"].tolist()]
+                sizes.append(len(found))
+                shares.append(found.count("B cell") / len(found))
+
+        new_model.train(2, callbacks=[Record()], **fast)
+        assert sizes == [fast["batch_size"]] * 50
+        assert np.std(shares) > 0.15
+
+    def test_cells_without_label_take_no_part(self, reference, small, fast):
+        labels = reference.obs["cell_type"].astype(str).to_numpy()
+        labels[::3] = "Unknown"
+        reference.obs["cell_type"] = labels
+        TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
+        recorder = RecordCells()
+        TransAnno(reference, **small).train(2, callbacks=[recorder], **fast)
+        position = cells_of(reference)
+        assert "Unknown" not in {labels[position[cell]] for epoch in recorder.epochs for cell in epoch}
+
+
 class TestSplit:
     """Conformance 20."""
 
@@ -216,7 +235,8 @@ class TestSplit:
     def test_drop_last(self, fixture, drop_last, request, fast):
         model = request.getfixturevalue(fixture)
         recorder = RecordCells()
-        model.train(1, train_size=1.0, datasplitter_kwargs={"drop_last": drop_last}, callbacks=[recorder], **fast)
+        arguments = {"drop_last": drop_last} | ({"class_balance": 0.5} if fixture == "new_model" else {})
+        model.train(1, train_size=1.0, datasplitter_kwargs=arguments, callbacks=[recorder], **fast)
         assert len(recorder.epochs[0]) == (96 if drop_last else 97)
 
     @pytest.mark.parametrize("cls", [TransAnno, TransAnnoPretrain])
@@ -242,7 +262,7 @@ class TestSplit:
         assert scvi.settings.seed is None
         model = request.getfixturevalue(fixture)
         seen = []
-        for name in ("_initialize_module", "_fit_wide_path"):
+        for name in ("_initialize_module", "_fit_experts"):
             if original := getattr(model, name, None):
 
                 def spy(splitter, *args, original=original, **kwargs):
@@ -299,6 +319,11 @@ class TestArguments:
         "plan_kwargs",
         [
             {"min_count_fraction": 1.0},
+            {"gene_noise": 0.0},
+            {"gene_lr": 0.1},
+            {"balanced": False},
+            {"masking": "uniform"},
+            {"masking": "expressed", "reconstruction_weight": 0.3},
             {"max_masked_fraction": 0.0},
             {"batch_dropout": 0.0},
             {"batch_dropout": 1.0},
@@ -306,7 +331,7 @@ class TestArguments:
             {"label_smoothing": 0.0},
             {"weight_decay": 0.0},
             {"warmup_fraction": 0.0},
-            {"min_count_fraction": 1.0, "max_masked_fraction": 0.0, "batch_dropout": 0.0},
+            {"min_count_fraction": 1.0, "gene_noise": 0.0, "max_masked_fraction": 0.0, "batch_dropout": 0.0},
         ],
         ids=str,
     )
@@ -343,9 +368,10 @@ class TestArguments:
             seen.append(max_epochs)
 
         monkeypatch.setattr(TransAnno, "_run_training", run)
+        monkeypatch.setattr("transanno.models._transanno.N_STEPS", 300)
         new_model.train(**fast)
         new_model.train(7, **fast)
-        assert seen == [20, 7]
+        assert seen == [12, 7]
 
 
 def test_batches_that_give_the_type_away_are_warned_of(reference, small, fast):

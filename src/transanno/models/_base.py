@@ -261,9 +261,11 @@ class TransAnnoBase(SavingMixin):
         indices: np.ndarray,
         batch_size: int | None,
         dataloader: Iterable[Minibatch] | None = None,
+        *,
+        center: torch.Tensor | None = None,
     ) -> np.ndarray:
         """One of the module's outputs for every cell -> ``(n_cells, ...)``."""
-        return self._infer_all((output,), aligned, indices, batch_size, dataloader)[0]
+        return self._infer_all((output,), aligned, indices, batch_size, dataloader, center=center)[0]
 
     def _infer_all(
         self,

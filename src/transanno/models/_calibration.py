@@ -114,7 +114,7 @@ class CalibrationMixin(TransAnnoBase):
         codes = self._label_codes()
         labeled = training[codes[training] >= 0]
         labeled = np.sort(np.random.default_rng(0).permutation(labeled)[:MAX_CELLS])
-        (z,) = self._infer_all(("z",), None, labeled, None)
+        (z,) = self._infer_all(("z",), None, labeled, None, center=self.module.mean_expression)
         expression = log_normalize(self._counts(None, labeled), ~self._is_gene)
         self.novelty_space_ = fit_space(z, expression, codes[labeled])
 
@@ -139,21 +139,26 @@ class CalibrationMixin(TransAnnoBase):
         *,
         center: torch.Tensor | None = None,
     ) -> list[np.ndarray]:
-        """-> logits, states and components of expression ``(n_cells, ...)``, in one pass over the cells."""
+        """-> logits, states and components of expression ``(n_cells, ...)``.
+
+        The states are those relative to the mean of the reference. Relative to its own mean, all cells of a data set of
+        another composition would be far from every type.
+        """
         if self.novelty_space_ is None:
-            logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size, center=center)
-            return [logits, z, np.zeros((len(z), 0))]
+            logits = self._infer("logits", aligned, positions, batch_size, center=center)
+            return [logits, np.zeros((len(logits), 0)), np.zeros((len(logits), 0))]
         components = self.novelty_space_["components"]
         projection = torch.zeros(self.module.n_input, components.shape[1])
         projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(components).float()
-        return self._infer_all(
-            ("logits", "z", "projected"),
-            aligned,
-            positions,
-            batch_size,
-            projection=projection.to(self.module.device),
-            center=center,
-        )
+        projection = projection.to(self.module.device)
+        cells = aligned, positions, batch_size
+        if self.module.encoder.has_gene_tokens:  # whose states depend on no mean: one pass is enough
+            return self._infer_all(("logits", "z", "projected"), *cells, projection=projection, center=center)
+        center_of_reference = self.module.mean_expression
+        return [
+            self._infer("logits", *cells, center=center),
+            *self._infer_all(("z", "projected"), *cells, projection=projection, center=center_of_reference),
+        ]
 
     def _distances(self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray) -> np.ndarray | None:
         if self.novelty_space_ is None:

@@ -15,7 +15,7 @@ BENCHMARKS = {
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
     "trust": "calibration, label sets and novelty within and across studies, and with a type left out",
-    "adaptation": "training on the unlabeled query: before, after, and undone by the guard",
+    "adaptation": "training on the unlabeled query: predictions before and after",
 }
 
 

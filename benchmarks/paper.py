@@ -43,9 +43,9 @@ class Row:
 
 
 ROWS = {
-    "default": Row("slots, default training", "default", "default", is_pretrained=False),
+    "default": Row("views, default training", "default", "default", is_pretrained=False),
     "default-pretrained": Row("the same, pretrained on the reference", "default", "default", is_pretrained=True),
-    "slots-paper": Row("slots, the paper's training", "default", "paper", is_pretrained=True),
+    "views-paper": Row("views, the paper's training", "default", "paper", is_pretrained=True),
     "paper": Row("Performer and Conv1D head, the paper's training", "paper", "paper", is_pretrained=True),
 }
 

@@ -41,6 +41,7 @@ from benchmarks._data import (
 
 PAIR = "P2_zheng_pbmc3k"
 MIN_TRAIN, MIN_PREDICT, MAX_GIB = 2_000, 10_000, 2.0
+EPISODE = 128  # cells, the default of train()
 GIB = 2**30
 PACKAGES = ("transanno", "scvi-tools", "celltypist", "torch", "scikit-learn", "anndata", "numpy", "scipy")
 
@@ -89,10 +90,12 @@ class TransAnnoMethod:
         """-> cells visited."""
         self.cls.setup_anndata(self.reference, labels_key=LABEL)
         self.model = self.cls(self.reference)
-        self.model.train(max_epochs=self.options.max_epochs, accelerator="cpu", enable_progress_bar=False)
-        n_cells, n_epochs = len(self.model.train_indices), self.model.trainer.current_epoch
-        self.about = f"{n_cells} cells × {n_epochs} epochs"
-        return n_cells * n_epochs
+        options = {"accelerator": "cpu", "enable_progress_bar": False}
+        self.model.train(max_epochs=self.options.max_epochs, batch_size=EPISODE, **options)
+        # Not cells × epochs: an epoch has at least 25 episodes, however few cells there are to draw from.
+        n_episodes = self.model.trainer.global_step
+        self.about = f"{n_episodes} episodes of {EPISODE} cells"
+        return n_episodes * EPISODE
 
     def routes(self) -> list[Route]:
         """-> what is timed; the labels of the first are also scored."""

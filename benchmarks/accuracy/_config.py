@@ -104,7 +104,9 @@ def read_config(path: Path = CONFIG) -> Config:
 
 def _read_nested(table: dict[str, list[str]], methods: dict[str, Method], file: str) -> Nested:
     nested = Nested(**{key: tuple(names) for key, names in table.items()})
-    unknown = {*nested.methods, *nested.peers} - set(methods)
+    # A peer may also be a way of predicting after a training of ours.
+    named = {*nested.methods, *(name for name in nested.peers if not name.startswith(nested.methods))}
+    unknown = named - set(methods)
     if unknown:
         raise ValueError(f"{file}: [nested] names methods that there are not: {', '.join(sorted(unknown))}.")
     return nested

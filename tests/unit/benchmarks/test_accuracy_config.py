@@ -39,7 +39,7 @@ def test_method_takes_its_settings(name):
     found = getattr(import_module(f"benchmarks.accuracy.{module}"), function)
     inspect.signature(found).bind(None, seed=0, cores=1, **method.settings)
     assert method.source or method.is_ours
-    if method.is_ours:
+    if method.is_ours and name not in CONFIG.nested.methods:  # many ways of predicting, after one training each
         assert method.seeds is None and len(CONFIG.seeds) >= 3
 
 
@@ -77,7 +77,7 @@ def test_studies_and_kinds_are_those_of_the_data(published_data):
         ("[nested]", '[groups]\n"wrong" = ["no such task"]\n[nested]', "groups name tasks that there are not: no such"),
         ('P3_cellmix3 = "Tian 2019"', "", r"\[studies\] lacks P3_cellmix3"),
         ('P3_cellmix3 = "T', 'P9 = "X"\nP3_cellmix3 = "T', r"\[studies\] names P9, which no task uses"),
-        ('methods = ["transanno settings"]', 'methods = ["no"]', r"\[nested\] names methods that there are not: no"),
+        ('methods = ["transanno settings",', 'methods = ["no",', r"\[nested\] names methods that there are not: no"),
     ],
     ids=["group", "study missing", "study unused", "nested"],
 )

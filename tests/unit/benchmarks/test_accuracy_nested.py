@@ -87,14 +87,15 @@ def test_numbers(report):
     # Rich is better by 0.1 everywhere: chosen for A, B and C, and 0.8, 0.6 and 0.7 on their tasks.
     assert lines[across + 2] == "3 studies."
     assert lines[across + 6].startswith("| **nested** | **0.700** | 0.452 to 0.948 |")
-    assert lines[across + 7].endswith("| 0.700 | 0.452 to 0.948 | +0.000 | – |")
-    assert lines[across + 8].startswith("| LR | 0.600 |") and "| +0.100 |" in lines[across + 8]
+    assert lines[across + 7].startswith("| nested, always the highest mean | 0.700 |")
+    assert lines[across + 8].endswith("| 0.700 | 0.452 to 0.948 | +0.000 | – |")
+    assert lines[across + 9].startswith("| LR | 0.600 |") and "| +0.100 |" in lines[across + 9]
     assert lines[both + 2] == "4 studies." and lines[both + 6].startswith("| **nested** | **0.650** |")
 
 
 def test_settings(report):
     lines = report(SCORES)
-    assert "Chosen over all studies: **ours, rich**, the default of the package." in lines
+    assert "Over all studies, ours, rich has the highest mean; chosen is ours, rich." in lines
     assert "| ours | 0.600 | 0.400 | 0 | 0 |" in lines
     assert "| ours, rich | 0.700 | 0.500 | 3 | 4 |" in lines
     assert "| B | ours, rich | 0.600 |" in lines

@@ -78,3 +78,9 @@ class TestChooseWithoutEach:
         studies = tasks(("A", "B"), ("C", "B"))
         with pytest.raises(ValueError, match="No task without B"):
             choose_without_each(scores(studies, (0.1, 0.2), (0.3, 0.4)), studies, studies.index)
+
+
+def test_highest_mean_wins_where_simplicity_does_not_count():
+    scores = pd.DataFrame({"simple": [0.5, 0.9, 0.6], "rich": [0.6, 0.8, 0.7]}, index=["a", "b", "c"])
+    studies = pd.DataFrame({"reference": ["X", "X", "X"], "query": ["A", "B", "C"]}, index=scores.index)
+    assert choose(scores, studies) == "simple" and choose(scores, studies, simplest=False) == "rich"

@@ -82,6 +82,9 @@ def _compute(
                     if is_done(read_rows(path), key_of(cell.identity()), method.hours):
                         continue
                     rows = run_cell(cell, Path(scratch))
+                    if config.nested is not None and method.name in config.nested.methods:
+                        # Of many ways of predicting, scores are enough; calls of single cells would be megabytes.
+                        rows = [{key: row[key] for key in row if key not in ("calls", "per_type")} for row in rows]
                     append_rows(path, rows)
                     for row in rows:
                         _say(row)

@@ -470,7 +470,7 @@ class TestKilled:
     @needs_signals
     def test_an_interrupt_while_training(self, files: Path) -> None:
         before = sorted(os.listdir("."))
-        arguments = annotate_by_reference("--max-epochs", "1000", "--save-model", "model")
+        arguments = annotate_by_reference("--max-epochs", "100", "--save-model", "model")
         run = subprocess.Popen(
             [sys.executable, "-m", "transanno.cli", *arguments],
             stderr=subprocess.PIPE,
@@ -481,7 +481,7 @@ class TestKilled:
         )
         assert run.stderr is not None
         for line in run.stderr:
-            if line.startswith("Epoch 100/"):
+            if line.startswith("Epoch 10/"):
                 break
         run.send_signal(signal.SIGINT)
         out, err = run.communicate(timeout=30)
@@ -513,7 +513,7 @@ class TestOtherCommands:
 
     def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(tmp_path)
-        assert main(["demo", "--out", "demo", "--max-epochs", "7", "--accelerator", "cpu"]) == 0
+        assert main(["demo", "--out", "demo", "--max-epochs", "2", "--accelerator", "cpu"]) == 0
         out, err = capsys.readouterr()
         assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "umap.png"]
         assert os.listdir(".") == ["demo"]

@@ -16,7 +16,7 @@ from transanno.tl import _cross_validate
 
 @pytest.fixture
 def brief(fast):
-    return {**fast, "max_epochs": 2, "plan_kwargs": {"lr": 5e-3}, "progress": False}
+    return {**fast, "max_epochs": 1, "plan_kwargs": {"lr": 5e-3}, "progress": False}
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ class TestEvaluate:
 class TestCrossValidate:
     def test_trains_and_predicts_every_cell_once(self, reference, brief, snapshot, changed):
         before = snapshot(reference)
-        result = tl.cross_validate(reference, "cell_type", n_splits=3, batch_key="batch", **{**brief, "max_epochs": 6})
+        result = tl.cross_validate(reference, "cell_type", n_splits=3, batch_key="batch", **{**brief, "max_epochs": 2})
         assert changed(before, reference) == set()
         assert list(result.predictions.index) == list(reference.obs_names)
         assert result.predictions.notna().all(axis=None)

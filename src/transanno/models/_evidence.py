@@ -21,8 +21,8 @@ from transanno.models._prediction import PredictionMixin
 from transanno.nn import CellReading, Context, ViewEncoder, attribute
 
 # Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
-# on average, of some 5; the way from a silent cell starts with a steep piece.
-BASELINES = {"average": 16, "silent": 64}
+# on average, of some 3; the way from a silent cell starts with a steep piece.
+BASELINES = {"average": 32, "silent": 64}
 # Cells whose mean is the baseline where the model stores no mean expression.
 _N_BASELINE = 500
 
@@ -48,6 +48,8 @@ class EvidenceMixin(PredictionMixin):
         \mathrm{logit}_B`, or with ``against`` to :math:`f = \mathrm{logit}_A - \mathrm{logit}_B`. (A logit alone says
         nothing: what is added to all of them cancels in the probabilities.) They sum to :math:`f` of the cell minus
         :math:`f` of the baseline :cite:p:`sundararajan2017axiomatic`, and those of a group are the mean over its cells.
+        The mean of the data set, and how far the cell is from it, stay as they are on the way: the baseline is seen from as far
+        as the cell is.
 
         Parameters
         ----------
@@ -68,7 +70,7 @@ class EvidenceMixin(PredictionMixin):
             ``"silent"``: a cell in which all measured genes are silent, so that silent genes contribute nothing.
         n_steps
             Points on the way from the baseline to the cell at which gradients are taken; the error of the sum falls
-            quickly with their number. Default: 16, and 64 from a silent cell.
+            quickly with their number. Default: 32, and 64 from a silent cell.
         batch_size
             Cells in a minibatch; has no influence on the result.
 

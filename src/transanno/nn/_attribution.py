@@ -9,6 +9,7 @@ from torch import Tensor
 
 from transanno.nn._build import Encoder
 from transanno.nn._encoder import Context
+from transanno.nn._expression import distance_from
 from transanno.nn._heads import CellTypeHead, ConvHead
 
 
@@ -54,8 +55,10 @@ def attribute(
 
     The line is drawn between *readings* and between expressions. With views the reading is the expression. The
     Performer sorts expression into bins, which has no gradient; its line leads from the embedding of one bin to that of
-    another. The mean of the data set stays as it is.
+    another. The mean of the data set stays as it is, and so does the distance from it, which is that of the cell: where
+    the line starts near the mean, the direction from there would turn by any angle at once.
     """
+    context = context._replace(length=distance_from(end.expression, context.center))
     by_reading, by_expression = torch.zeros_like(end.reading), torch.zeros_like(end.expression)
     for node, weight in zip(*map(Tensor.tolist, gauss_legendre(n_steps)), strict=True):
         reading = torch.lerp(start.reading, end.reading, node).requires_grad_()

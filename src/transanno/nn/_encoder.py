@@ -28,12 +28,19 @@ class EncoderOutput(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What is known about the data set that cells are of; both are zero at genes that are masked."""
+    """What is known about the data set that cells are of; means are zero at genes that are masked."""
 
     center: Tensor
     """``(n_obs | 1, n_vars)``, mean log-expression of the data set"""
     mean: Tensor
     """``(n_obs | 1, n_vars)``, that of the reference"""
+    length: Tensor | None = None
+    """``(n_obs,)``, how far the cells are from the center; by default computed from their expression"""
+
+    def distance(self, expression: Tensor) -> Tensor:
+        """Expression ``(n_obs, n_vars)``, dense or sparse CSR -> its distance from the center ``(n_obs, 1)``."""
+        length = distance_from(expression, self.center) if self.length is None else self.length
+        return length[:, None]
 
 
 class ViewNetwork(nn.Module):
@@ -141,9 +148,9 @@ class ViewEncoder(nn.Module):
         Expression is log1p of counts per 10,000, zero where masked; dense, or sparse CSR.
         """
         reading = sum_over_genes(expression, self.gene_embedding)
-        center, mean = (values @ self.gene_embedding for values in context)
-        length = distance_from(expression, context.center)[:, None]
-        views = (reading, (reading - center) * (_LENGTH / length), (center - mean).expand_as(reading))
+        center, mean = (values @ self.gene_embedding for values in (context.center, context.mean))
+        direction = (reading - center) * (_LENGTH / context.distance(expression))
+        views = (reading, direction, (center - mean).expand_as(reading))
         parts = zip(*(view.split(self.n_hidden, dim=1) for view in views), strict=True)  # one for each network
         found = [network(part, batch_embedding) for network, part in zip(self.networks, parts, strict=True)]
         tokens, states = zip(*found, strict=True)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from transanno._constants import N_BINS
 from transanno.nn._encoder import Context, EncoderOutput
-from transanno.nn._expression import distance_from, sum_over_genes
+from transanno.nn._expression import sum_over_genes
 
 # Widths of the perceptron in TransAnno-Net's classifier.
 _CONV_HEAD_WIDTHS = (512, 128)
@@ -87,16 +87,16 @@ class CellTypeHead(nn.Module):
             observed, expected = (sum_over_genes(x, self.linear_weight.T) for x in (expression, context.mean))
             logits = logits + shares.linear * (observed - expected + self.linear_bias)
         if shares.cosine:
-            logits = logits + shares.cosine * self._compare(expression, is_masked, context.center)
+            logits = logits + shares.cosine * self._compare(expression, is_masked, context)
         return logits
 
-    def _compare(self, expression: Tensor, is_masked: Tensor, center: Tensor) -> Tensor:
+    def _compare(self, expression: Tensor, is_masked: Tensor, context: Context) -> Tensor:
         """-> cosines of the angles between cells and types, times a factor; -1 for a type without cells."""
         directions = self.directions.T
         # Expression and center are zero where a gene is masked, and cells may differ in what is.
         lengths = ((~is_masked).to(directions) @ directions.square()).sqrt()
-        products = sum_over_genes(expression, directions) - center @ directions
-        cosines = products / (distance_from(expression, center)[:, None] * lengths.clamp_min(1e-6))
+        products = sum_over_genes(expression, directions) - context.center @ directions
+        cosines = products / (context.distance(expression) * lengths.clamp_min(1e-6))
         return COSINE_SCALE * cosines.masked_fill((directions == 0).all(dim=0), -1.0)
 
     @contextmanager

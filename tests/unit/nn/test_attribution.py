@@ -58,12 +58,16 @@ def batch_and_contrast(network) -> tuple[torch.Tensor, torch.Tensor]:
     return batch, torch.linspace(-1, 1, N_LABELS * N_OBS, dtype=torch.float64).view(N_OBS, N_LABELS)
 
 
+def at_distance_of(expression, context) -> Context:
+    return context._replace(length=(expression - context.center).norm(dim=1))
+
+
 def logits_of(network, classifier, expression, is_masked, batch, context):
     return classifier(network(expression, is_masked, batch, context), expression, is_masked, context)
 
 
 def explained(network, classifier, cells, *, n_steps: int):
-    """-> contributions, and what they should sum to."""
+    """-> contributions, and what they should sum to: the distance from the mean is that of the cell all the way."""
     expression, is_masked, context = cells
     batch, contrast = batch_and_contrast(network)
     empty = torch.zeros_like(expression[:1])
@@ -71,8 +75,8 @@ def explained(network, classifier, cells, *, n_steps: int):
         start = CellReading(empty, network.read(empty, is_masked))
         end = CellReading(expression, network.read(expression, is_masked))
         found = attribute(network, classifier, start, end, is_masked, batch, context, contrast, n_steps=n_steps)
-        both = expression, empty.expand_as(expression)
-        ends = [logits_of(network, classifier, x, is_masked, batch, context) for x in both]
+        both, kept = (expression, empty.expand_as(expression)), at_distance_of(expression, context)
+        ends = [logits_of(network, classifier, x, is_masked, batch, kept) for x in both]
         expected = (contrast * (ends[0] - ends[1])).sum(dim=1)
     return found, expected
 
@@ -129,7 +133,8 @@ def test_views_are_explained_as_by_gradients_of_expression_itself(cells) -> None
     expected = torch.zeros_like(expression)
     for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
         point = (node * expression).requires_grad_()
-        total = (contrast * logits_of(network, classifier, point, is_masked, batch, context)).sum()
+        kept = at_distance_of(expression, context)
+        total = (contrast * logits_of(network, classifier, point, is_masked, batch, kept)).sum()
         expected += weight * torch.autograd.grad(total, point)[0] * expression
     torch.testing.assert_close(found, expected)
 
@@ -140,6 +145,36 @@ def test_contributions_to_one_expert_sum_up_too(expert, cells) -> None:
     with classifier.weighted(Shares(0.0, 0.0, 0.0)._replace(**{expert: 0.8})):
         found, expected = explained(network, classifier, cells, n_steps=96)
     torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().mean()))
+
+
+def test_contributions_from_the_mean_of_the_data_set_are_complete(cells) -> None:
+    """There a cell has no direction, and its first step away would turn it at once."""
+    network, classifier = make("views", "experts")
+    expression, is_masked, context = cells
+    batch, contrast = batch_and_contrast(network)
+    with torch.no_grad():
+        start, end = (CellReading(x, network.read(x, is_masked)) for x in (context.center, expression))
+        found = attribute(network, classifier, start, end, is_masked, batch, context, contrast, n_steps=96)
+        kept = at_distance_of(expression, context)
+        both = expression, context.center.expand_as(expression)
+        ends = [logits_of(network, classifier, x, is_masked, batch, kept) for x in both]
+    expected = (contrast * (ends[0] - ends[1])).sum(dim=1)
+    torch.testing.assert_close(found.sum(dim=1), expected, rtol=1e-5, atol=1e-5 * float(expected.abs().mean()))
+
+
+def test_contributions_to_the_cosine_expert_are_those_to_the_scalar_product(cells) -> None:
+    """So that one step is enough, and from the mean of the data set they sum to the whole cosine."""
+    network, classifier = make("views", "experts")
+    expression, is_masked, context = cells
+    batch, contrast = batch_and_contrast(network)
+    with torch.no_grad(), classifier.weighted(Shares(deep=0.0, cosine=0.6)):
+        start, end = (CellReading(x, network.read(x, is_masked)) for x in (context.center, expression))
+        found = attribute(network, classifier, start, end, is_masked, batch, context, contrast, n_steps=1)
+        logits = logits_of(network, classifier, expression, is_masked, batch, context)
+    torch.testing.assert_close(found.sum(dim=1), (contrast * logits).sum(dim=1))
+    directions = classifier.directions.masked_fill(is_masked, 0.0)
+    cells_, types = (each / each.norm(dim=1, keepdim=True) for each in (expression - context.center, directions))
+    torch.testing.assert_close(found, 0.6 * 20 * cells_ * (contrast @ types))
 
 
 def test_contributions_to_the_linear_expert_are_weight_times_expression(cells) -> None:

@@ -43,12 +43,12 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Context]:
 
 def doubled(inputs: tuple) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Context]:
     expression, is_masked, batch, context = inputs
-    return expression.double(), is_masked, batch.double(), Context(*(values.double() for values in context))
+    return expression.double(), is_masked, batch.double(), Context(*(values.double() for values in context[:2]))
 
 
 def rows(inputs: tuple, chosen: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Context]:
     expression, is_masked, batch, context = inputs
-    return expression[chosen], is_masked[chosen], batch[chosen], Context(*(values[chosen] for values in context))
+    return expression[chosen], is_masked[chosen], batch[chosen], Context(*(values[chosen] for values in context[:2]))
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -143,7 +143,7 @@ class TestViews:
         found = self.views(encoder, expression, is_masked, batch, context)
         embedding = encoder.gene_embedding.detach().numpy()
         for i in range(N_OBS):
-            x, m, mean = expression[i].numpy(), *(values[i % n_rows].numpy() for values in context)
+            x, m, mean = expression[i].numpy(), *(values[i % n_rows].numpy() for values in context[:2])
             direction = 30 * (x - m) / np.sqrt(((x - m) ** 2).sum())
             for k in range(2):
                 table = embedding[:, 12 * k : 12 * (k + 1)]
@@ -187,6 +187,17 @@ class TestViews:
         found = [self.views(encoder, x, nothing, batch, context)[:, 1] for x in (expression, further)]
         torch.testing.assert_close(*found)
 
+    def test_distance_may_be_that_of_other_cells(self, encoder, inputs):
+        """As on the way from a baseline to a cell; otherwise it is that of the cells themselves."""
+        expression, is_masked, batch, context = doubled(inputs)
+        length = (expression - context.center).norm(dim=1)
+        found, same, half = (
+            self.views(encoder, expression, is_masked, batch, context._replace(length=each))
+            for each in (None, length, 2 * length)
+        )
+        torch.testing.assert_close(same, found)
+        torch.testing.assert_close(2 * half[:, 1], found[:, 1])
+
     def test_dataset_like_the_reference_has_an_empty_third_view(self, encoder, inputs):
         expression, is_masked, batch, context = doubled(inputs)
         found = self.views(encoder, expression, is_masked, batch, Context(context.center, context.center))
@@ -229,7 +240,7 @@ class TestMaskedGenes:
             torch.testing.assert_close(encoder(expression, mask, batch, context), expected)
             smaller = make_encoder("views", n_vars=int((~is_masked).sum())).double()
             smaller.load_state_dict(encoder.state_dict() | {"gene_embedding": encoder.gene_embedding[~is_masked]})
-            seen = Context(*(values[:, ~is_masked] for values in context))
+            seen = Context(*(values[:, ~is_masked] for values in context[:2]))
             found = smaller(expression[:, ~is_masked], mask[:, ~is_masked], batch, seen)
         torch.testing.assert_close(found, expected)
 
@@ -238,7 +249,7 @@ class TestMaskedGenes:
         is_masked = torch.arange(N_VARS)[None, :] % 3 == 0
         expression, batch = make_expression(is_masked, torch.float64), torch.randn(N_OBS, 12).double()
         context = make_context(is_masked, torch.float64)
-        repeated = Context(*(values.expand(N_OBS, -1) for values in context))
+        repeated = Context(*(values.expand(N_OBS, -1) for values in context[:2]))
         found = encoder(expression, is_masked.expand(N_OBS, -1), batch, repeated)
         torch.testing.assert_close(found, encoder(expression, is_masked, batch, context))
 
@@ -247,7 +258,7 @@ class TestMaskedGenes:
         nothing, is_masked = torch.zeros(1, N_VARS, dtype=torch.bool), torch.arange(N_VARS)[None, :] == 0
         expression, batch = make_expression(is_masked, torch.float64), torch.randn(N_OBS, 12).double()
         context = make_context(nothing, torch.float64)
-        without = Context(*(values.masked_fill(is_masked, 0.0) for values in context))
+        without = Context(*(values.masked_fill(is_masked, 0.0) for values in context[:2]))
         silent = encoder(expression, nothing, batch, context).cell_state
         assert not torch.allclose(encoder(expression, is_masked, batch, without).cell_state, silent)
 

@@ -105,7 +105,7 @@ class TestCellTypeHead:
     def test_cosine_expert_equals_numpy(self, n_rows, full_head, experts, encoded, expression, context):
         n_obs = N_OBS if n_rows == 1 else n_rows
         is_masked = torch.rand(n_rows, N_VARS) < 0.4
-        seen, center, mean = masked(is_masked, expression[:n_obs], *context)
+        seen, center, mean = masked(is_masked, expression[:n_obs], *context[:2])
         encoded = EncoderOutput(*(part[:n_obs] for part in encoded))
         found = self.alone(full_head, "cosine", encoded, seen, is_masked, Context(center, mean)).numpy()
         assert found.shape == (n_obs, N_LABELS)
@@ -128,6 +128,13 @@ class TestCellTypeHead:
         found = self.alone(full_head, "cosine", encoded, further, UNMASKED, context)
         torch.testing.assert_close(found, expected)
 
+    def test_cosines_by_another_distance(self, full_head, encoded, expression, context):
+        """As on the way from a baseline to a cell."""
+        expected = self.alone(full_head, "cosine", encoded, expression, UNMASKED, context)
+        further = context._replace(length=2 * (expression - context.center).norm(dim=1))
+        found = self.alone(full_head, "cosine", encoded, expression, UNMASKED, further)
+        torch.testing.assert_close(2 * found, expected)
+
     def test_type_without_cells_has_the_lowest_cosine(self, head, experts, encoded, expression, context):
         experts["directions"][1] = 0.0
         head.set_experts(**experts, shares=Shares(deep=0.0, cosine=1.0))
@@ -139,7 +146,7 @@ class TestCellTypeHead:
     def test_cosines_without_a_direction_are_zero(self, what, full_head, encoded, context):
         """A cell that is the center, and a data set that measured no gene of the model."""
         is_masked = torch.full((1, N_VARS), what == "genes")
-        center, mean = masked(is_masked, *context)
+        center, mean = masked(is_masked, *context[:2])
         expression = center.expand(N_OBS, -1)
         found = self.alone(full_head, "cosine", encoded, expression, is_masked, Context(center, mean))
         torch.testing.assert_close(found, torch.zeros_like(found), rtol=0, atol=1e-9)
@@ -154,7 +161,7 @@ class TestCellTypeHead:
     def test_sparse_expression_gives_what_dense_does(self, n_masked, full_head, encoded, expression, context):
         head, encoded = full_head.float(), EncoderOutput(*(part.float() for part in encoded))
         is_masked = (torch.arange(N_VARS) < n_masked)[None, :]
-        seen, center, mean = (x.float() for x in masked(is_masked | (expression < 2), expression, *context))
+        seen, center, mean = (x.float() for x in masked(is_masked | (expression < 2), expression, *context[:2]))
         csr = sp.csr_matrix(seen.numpy())
         sparse = sparse_rows(*map(torch.from_numpy, (csr.indptr, csr.indices, csr.data)), n_vars=N_VARS)
         context = Context(center[:1], mean[:1])

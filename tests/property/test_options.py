@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from transanno._data_splitter import ClassBalancedSampler
+from transanno._episodes import EpisodeSampler
 from transanno._training_plan import _warm_restarts
 from transanno.nn import sample_expressed_mask
 
@@ -29,6 +30,19 @@ def test_oversampled_epochs_are_balanced_and_complete(codes, batch_size, drop_la
     assert sorted(cells[drawn < 0]) == np.flatnonzero(codes < 0).tolist()
     if limit is None:
         assert set(cells) == set(range(len(codes)))
+
+
+@given(codes, st.integers(1, 70), st.sampled_from([None, 1, 5]))
+def test_episodes_are_whole_and_of_labeled_cells(codes, batch_size, limit):
+    sampler = EpisodeSampler(codes, batch_size=batch_size, n_samples_per_label=limit)
+    minibatches = list(sampler)
+    n_labeled = int((codes >= 0).sum())
+    assert len(minibatches) == len(sampler) == max(25, -(-(n_labeled or len(codes)) // batch_size))
+    assert all(len(minibatch) == batch_size for minibatch in minibatches)
+    drawn = np.unique(np.concatenate(minibatches))
+    assert not n_labeled or (codes[drawn] >= 0).all()
+    if limit is not None and n_labeled:
+        assert np.unique(codes[drawn], return_counts=True)[1].max() <= limit
 
 
 @given(

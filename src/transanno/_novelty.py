@@ -1,9 +1,10 @@
 """How far a cell is from every type of the reference.
 
-The cell state keeps what tells the known types apart, and may drop what makes a new one new; principal components of
-expression keep the latter, but see subtle types poorly. A cell is scored by both: the logarithm of the product of its
-squared Mahalanobis distances :cite:p:`lee2018mahalanobis` to the nearest type, in either space. Chosen by leaving out types
-within references (docs/decisions/0009).
+What the network has learned keeps what tells the known types apart, and may drop what makes a new one new; principal components
+of expression keep the latter, but see subtle types poorly. A cell is scored by both: the logarithm of the product of its
+squared Mahalanobis distances :cite:p:`lee2018mahalanobis` to the nearest type, in either space (docs/decisions/0009). Where cells are
+seen relative to their data set, what was learned is taken from the table of gene embeddings and not from the cell states: the
+composition of a data set is no novelty.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ MAX_CELLS = 5_000
 _DECIMALS = 5
 
 
-def fit_space(z: np.ndarray, expression: sp.csr_matrix, codes: np.ndarray) -> dict[str, Any] | None:
-    """Cell states, log-expression ``(n_cells, n_genes)`` and types of reference cells -> what :func:`distances` needs.
+def fit_space(
+    state: np.ndarray | None, expression: sp.csr_matrix, codes: np.ndarray, *, table: np.ndarray | None = None
+) -> dict[str, Any] | None:
+    """States, log-expression ``(n_cells, n_genes)`` and types of reference cells -> what :func:`distances` needs.
 
-    None where there is nothing to measure distances by: fewer than three cells or two genes, or no variation.
+    With a ``table (n_genes, width)`` of gene embeddings, expression times the table takes the place of the states. None where
+    there is nothing to measure distances by: fewer than three cells or two genes, or no variation.
     """
     if min(expression.shape) < 3 or (expression.max(axis=0) != expression.min(axis=0)).nnz < 2:
         return None
@@ -38,21 +42,41 @@ def fit_space(z: np.ndarray, expression: sp.csr_matrix, codes: np.ndarray) -> di
         "components": adata.varm["PCs"].astype(np.float64).round(_DECIMALS),
     }
     # Around the mean cell, as a saved model holds its centers.
-    projected = expression @ space["components"] - space["mean"] @ space["components"]
-    views = {"state": z.astype(np.float64), "expression": projected}
+    axes = with_table(space, table)
+    views = _views(space, state, expression @ axes - space["mean"] @ axes)
     return space | {name: _fit_types(values, codes) for name, values in views.items()}
 
 
-def distances(space: dict[str, Any], z: np.ndarray, projected: np.ndarray, is_missing: np.ndarray) -> np.ndarray:
-    """Cell states, log-expression in components ``(n_cells, n_components)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
+def with_table(space: dict[str, Any], table: np.ndarray | None) -> np.ndarray:
+    """Table of gene embeddings ``(n_genes, width)`` or None -> what expression is projected on ``(n_genes, n_components + width)``."""
+    return space["components"] if table is None else np.hstack([space["components"], table])
 
-    ``projected`` is the product with ``space["components"]`` of log-expression that is zero in genes where ``is_missing
+
+def distances(
+    space: dict[str, Any],
+    state: np.ndarray | None,
+    projected: np.ndarray,
+    is_missing: np.ndarray,
+    *,
+    table: np.ndarray | None = None,
+) -> np.ndarray:
+    """States, log-expression in components ``(n_cells, n_components)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
+
+    ``projected`` is the product with :func:`with_table` of log-expression that is zero in genes where ``is_missing
     (n_genes,)`` is True; these count as average.
     """
-    expression = projected - space["mean"][~is_missing] @ space["components"][~is_missing]
-    views = {"state": z.astype(np.float64), "expression": expression.astype(np.float64)}
+    around_mean = projected - space["mean"][~is_missing] @ with_table(space, table)[~is_missing]
+    views = _views(space, state, around_mean)
     nearest = [_distance_to_nearest(space[name], values) for name, values in views.items()]
     return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
+
+
+def _views(space: dict[str, Any], state: np.ndarray | None, projected: np.ndarray) -> dict[str, np.ndarray]:
+    """States or None, what was projected ``(n_cells, n_components + width)`` -> the two spaces."""
+    n_components = space["components"].shape[1]
+    learned = projected[:, n_components:] if state is None else state
+    views = {"state": learned, "expression": projected[:, :n_components]}
+    return {name: values.astype(np.float64) for name, values in views.items()}
 
 
 def _fit_types(values: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS
 from transanno._calibration import calibration_error, fit_temperature, temper
 from transanno._conformal import p_values_by_type
 from transanno._log_normalize import log_normalize
-from transanno._novelty import MAX_CELLS, distances, fit_space
+from transanno._novelty import MAX_CELLS, distances, fit_space, with_table
 from transanno._refine import refine_probabilities
 from transanno.models._base import TransAnnoBase
 
@@ -114,9 +114,15 @@ class CalibrationMixin(TransAnnoBase):
         codes = self._label_codes()
         labeled = training[codes[training] >= 0]
         labeled = np.sort(np.random.default_rng(0).permutation(labeled)[:MAX_CELLS])
-        (z,) = self._infer_all(("z",), None, labeled, None, center=self.module.mean_expression)
         expression = log_normalize(self._counts(None, labeled), ~self._is_gene)
-        self.novelty_space_ = fit_space(z, expression, codes[labeled])
+        table = self._novelty_table()
+        states = self._infer("z", None, labeled, None) if table is None else None
+        self.novelty_space_ = fit_space(states, expression, codes[labeled], table=table)
+
+    def _novelty_table(self) -> np.ndarray | None:
+        """-> gene embeddings ``(n_genes, width)``, or None where cell states do not depend on other cells."""
+        encoder = self.module.encoder
+        return None if encoder.has_gene_tokens else encoder.gene_embedding.detach().cpu().numpy()[self._is_gene]
 
     def _novelty(
         self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray, called: np.ndarray
@@ -139,32 +145,29 @@ class CalibrationMixin(TransAnnoBase):
         *,
         center: torch.Tensor | None = None,
     ) -> list[np.ndarray]:
-        """-> logits, states and components of expression ``(n_cells, ...)``.
-
-        The states are those relative to the mean of the reference. Relative to its own mean, all cells of a data set of
-        another composition would be far from every type.
-        """
+        """-> logits, states and components of expression ``(n_cells, ...)``, in one pass over the cells."""
         if self.novelty_space_ is None:
-            logits = self._infer("logits", aligned, positions, batch_size, center=center)
-            return [logits, np.zeros((len(logits), 0)), np.zeros((len(logits), 0))]
-        components = self.novelty_space_["components"]
-        projection = torch.zeros(self.module.n_input, components.shape[1])
-        projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(components).float()
-        projection = projection.to(self.module.device)
-        cells = aligned, positions, batch_size
-        if self.module.encoder.has_gene_tokens:  # whose states depend on no mean: one pass is enough
-            return self._infer_all(("logits", "z", "projected"), *cells, projection=projection, center=center)
-        center_of_reference = self.module.mean_expression
-        return [
-            self._infer("logits", *cells, center=center),
-            *self._infer_all(("z", "projected"), *cells, projection=projection, center=center_of_reference),
-        ]
+            logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size, center=center)
+            return [logits, z, np.zeros((len(z), 0))]
+        axes = with_table(self.novelty_space_, self._novelty_table())
+        projection = torch.zeros(self.module.n_input, axes.shape[1])
+        projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(axes).float()
+        return self._infer_all(
+            ("logits", "z", "projected"),
+            aligned,
+            positions,
+            batch_size,
+            projection=projection.to(self.module.device),
+            center=center,
+        )
 
     def _distances(self, aligned: AlignedData | None, z: np.ndarray, projected: np.ndarray) -> np.ndarray | None:
         if self.novelty_space_ is None:
             return None
         is_missing = self.module.is_missing.cpu().numpy() if aligned is None else aligned.is_missing
-        return distances(self.novelty_space_, z, projected, is_missing[self._is_gene])
+        table = self._novelty_table()
+        states = z if table is None else None
+        return distances(self.novelty_space_, states, projected, is_missing[self._is_gene], table=table)
 
     def _label_codes(self) -> np.ndarray:
         """-> position among the types of every registered cell's label ``(n_obs,)``, -1 for cells without one."""

@@ -103,7 +103,7 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
         "--no-refine",
         dest="refine",
         action="store_false",
-        help="predict every cell on its own, without the query's composition and neighborhoods",
+        help="do not refine by what the query's cells have in common",
     )
     parser.add_argument(
         "--unassigned-threshold",

@@ -63,8 +63,9 @@ class PredictionMixin(CalibrationMixin):
             Cells in a minibatch; has no influence on the result.
         refine
             Average the probabilities of a cell with those of its nearest neighbors among the cells that are predicted
-            together. More accurate on most queries, but then a cell's prediction depends on the others. Has no
-            effect on fewer than 50 cells.
+            together, and then with those of a regression that learned the surer calls from the principal components of
+            these cells. More accurate on most queries, but then a cell's prediction depends on the others, and not only on
+            their mean. Has no effect on fewer than 50 cells.
         unassigned_threshold
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.

@@ -61,7 +61,7 @@ def annotate(
     pretrained
         :class:`transanno.TransAnnoPretrain` model or folder to start from.
     refine
-        Refine the predictions by the neighborhoods of the query, see
+        Refine the predictions by what the query's cells have in common, see
         :meth:`transanno.TransAnno.predict`.
     unassigned_threshold
         Call cells whose highest probability is below this ``"Unassigned"``. Default: every cell gets a type.

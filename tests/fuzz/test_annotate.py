@@ -46,7 +46,7 @@ def demo():
 @pytest.fixture(scope="session")
 def trained(demo):
     torch.set_num_threads(1)
-    model = tl.fit_reference(demo[0], "cell_type", n_top_genes=150, max_epochs=5, enable_progress_bar=False)
+    model = tl.fit_reference(demo[0], "cell_type", n_top_genes=150, max_epochs=2, enable_progress_bar=False)
     return model
 
 

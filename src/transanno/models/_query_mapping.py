@@ -47,7 +47,8 @@ class QueryMappingMixin(PredictionMixin, ArchesMixin):
         Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
         query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
         into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
-        that the reference does not have, and nothing else, to the query; labels that the query has are not used.
+        that the reference does not have, and nothing else, to the query, by predicting its hidden genes: a reference that was
+        not pretrained should have been trained with a ``reconstruction_weight``. Labels that the query has are not used.
 
         Parameters
         ----------

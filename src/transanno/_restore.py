@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # Above this exponent no logarithm of a count was taken; exp of it is far from an overflow.
 _MAX_EXPONENT = 40.0
-# float32 keeps a doubly logged count to about 5e-6 of its value; fractions are further from a whole number.
-_ABSOLUTE, _RELATIVE, _LOOSEST = 1e-3, 5e-6, 0.25
+# float32 keeps a doubly logged count to about 6e-6 of its value; fractions are further from a whole number.
+_ABSOLUTE, _RELATIVE, _LOOSEST = 1e-3, 1e-5, 0.25
 # A unit is first taken from the smallest values, where rounding is safe, and then refined by larger ones.
 _REFINEMENTS = (1e2, 1e4, np.inf)
 # Smallest counts of a cell that are tried, and the range of counts in which fractions of 1/64 can be told apart.

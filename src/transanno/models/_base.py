@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,14 +133,16 @@ class TransAnnoBase(SavingMixin):
         # A trained model without a history, as load_query_data makes it, would not be given one.
         self.is_trained = was_trained and self.history is not None
         try:
-            self._train_runner_cls(
+            runner = self._train_runner_cls(
                 self,
                 training_plan=plan,
                 data_splitter=data_splitter,
                 max_epochs=max_epochs,
                 **runner_kwargs,
                 **trainer_kwargs,
-            )()
+            )
+            with at_most_threads(self.module.encoder.n_training_threads):
+                runner()
         finally:
             self.is_trained = self.is_trained or was_trained
         return plan
@@ -342,6 +345,17 @@ class TransAnnoBase(SavingMixin):
         """Remember whose cells these are, in which layer, and which genes they lack."""
         self._target, self._target_layer, self._aligned_adata = target, layer, self.adata
         self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
+
+
+@contextmanager
+def at_most_threads(n_threads: int | None) -> Iterator[None]:
+    """-> context in which torch has no more threads than these; None: as many as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, n_threads or before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _Model = TypeVar("_Model", bound=TransAnnoBase)

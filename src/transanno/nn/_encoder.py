@@ -96,6 +96,8 @@ class ViewEncoder(nn.Module):
     reads_sparse = True
     # Peak learning rate.
     lr = 2e-3
+    # Threads of the CPU that a training step can use: its operations are too small to be shared.
+    n_training_threads: int | None = 1
     # Inference keeps no activations, and small minibatches are slow.
     inference_batch_size = 1024
     # Cells whose gradients are computed at once.

@@ -116,6 +116,7 @@ class PerformerEncoder(nn.Module):
 
     # See ViewEncoder.
     lr = 1e-3
+    n_training_threads: int | None = None
 
     @property
     def inference_batch_size(self) -> int:

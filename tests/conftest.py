@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,22 @@ FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_b
 def _start_afresh() -> None:
     """One seed, and one thread: matrices this small are slower with more, ten times so on a busy machine."""
     torch.set_num_threads(1)  # again and again, since numba, which scanpy uses, raises the number
+    if scvi.settings.seed != 0:  # only then, since it adds to an environment variable whenever it is set
+        scvi.settings.seed = 0  # which decides how cells are split
     torch.manual_seed(0)
     np.random.seed(0)
 
 
 @pytest.fixture(autouse=True)
-def _reproducible() -> Iterator[None]:
-    """Every test starts from one seed and leaves scvi-tools' settings as they were."""
+def _reproducible() -> None:
+    """Every test starts from one seed. Fixtures that tests share are made before this, and start afresh themselves."""
     _start_afresh()
-    seed = scvi.settings.seed
-    yield
-    if scvi.settings.seed != seed:
-        scvi.settings.seed = seed
+
+
+@pytest.fixture(scope="session")
+def start_afresh() -> Callable[[], None]:
+    """``start_afresh()`` in a fixture that tests share."""
+    return _start_afresh
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 import numpy as np
 import scvi
 import torch
+
+# scvi-tools adds an option of JAX to it at every seed that it is given, until programs can no longer be started.
+_FLAGS = "XLA_FLAGS"
 
 
 @contextmanager
@@ -22,7 +26,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
         return
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    previous = scvi.settings.seed
+    previous, flags = scvi.settings.seed, os.environ.get(_FLAGS)
     lightning = logging.getLogger("lightning.fabric.utilities.seed")  # reports every seed it sets
     level = lightning.level
     lightning.setLevel(logging.WARNING)
@@ -31,6 +35,10 @@ def seeded(seed: int | None) -> Iterator[None]:
         yield
     finally:
         scvi.settings.seed = previous
+        if flags is None:
+            os.environ.pop(_FLAGS, None)
+        else:
+            os.environ[_FLAGS] = flags
         lightning.setLevel(level)
         random.setstate(states[0])
         np.random.set_state(states[1])

@@ -15,7 +15,8 @@ PERFORMER = {"encoder": "performer", "n_hidden": 13, "n_layers": 1, "n_heads": 2
 
 
 @pytest.fixture(scope="module")
-def performer(make_adata, fast):
+def performer(make_adata, fast, start_afresh):
+    start_afresh()
     adata = make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **PERFORMER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import anndata as ad
@@ -67,8 +68,10 @@ class TestAnnotate:
     def test_the_sessions_randomness_is_left_alone(self, reference, query, brief):
         scvi.settings.seed = 17
         states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
+        flags = os.environ.get("XLA_FLAGS")  # to which scvi-tools adds at every seed
         tl.annotate(query, reference, labels_key="cell_type", **brief)
         assert scvi.settings.seed == 17
+        assert os.environ.get("XLA_FLAGS") == flags
         after = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
         assert after == states
 

@@ -26,7 +26,7 @@ TRUST = {"obs[transanno]", "obs[transanno_confidence]", "obs[transanno_novelty]"
 def _train(adata, small, fast, **kwargs) -> TransAnno:
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **small)
-    if "train_size" not in kwargs:  # scvi-tools' split is not seeded unless its settings are
+    if "train_size" not in kwargs:
         cells = np.arange(adata.n_obs)
         kwargs["datasplitter_kwargs"] = {"external_indexing": np.split(cells, [int(0.6 * len(cells))])}
     model.train(2, **{"plan_kwargs": {"lr": 5e-3}, **fast, **kwargs})
@@ -34,10 +34,9 @@ def _train(adata, small, fast, **kwargs) -> TransAnno:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, make_adata, small, fast):
+def folder(tmp_path_factory, make_adata, small, fast, start_afresh):
     """Folder of a model that was calibrated on 80 held-out cells."""
-    torch.manual_seed(0)
-    np.random.seed(0)
+    start_afresh()
     path = tmp_path_factory.mktemp("calibrated") / "model"
     _train(make_adata(211), small, fast).save(path)
     return path

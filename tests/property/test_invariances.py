@@ -30,9 +30,8 @@ PERFORMER = {"encoder": "performer", "n_hidden": 18, "n_layers": 1, "n_heads": 2
 
 
 @pytest.fixture(scope="module", params=["views", "performer"])
-def trained(request, make_adata, small, fast) -> TransAnno:
-    torch.manual_seed(0)
-    np.random.seed(0)
+def trained(request, make_adata, small, fast, start_afresh) -> TransAnno:
+    start_afresh()
     adata = make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **(small if request.param == "views" else PERFORMER))

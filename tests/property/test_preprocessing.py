@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,9 +66,8 @@ def test_alignment_moves_values_and_changes_none(seed, container, dtype, n_new, 
 
 
 @pytest.fixture(scope="module")
-def trained(make_adata, small, fast) -> TransAnno:
-    torch.manual_seed(0)
-    np.random.seed(0)
+def trained(make_adata, small, fast, start_afresh) -> TransAnno:
+    start_afresh()
     adata = make_adata()
     TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
     model = TransAnno(adata, **small)

@@ -513,7 +513,7 @@ class TestOtherCommands:
 
     def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(tmp_path)
-        assert main(["demo", "--out", "demo", "--max-epochs", "2", "--accelerator", "cpu"]) == 0
+        assert main(["demo", "--out", "demo", "--max-epochs", "1", "--accelerator", "cpu"]) == 0
         out, err = capsys.readouterr()
         assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "umap.png"]
         assert os.listdir(".") == ["demo"]

@@ -30,7 +30,7 @@ def model(mdata, small, fast):
     """Trained on MuData."""
     TransAnno.setup_mudata(mdata, "cell_type", batch_key="batch")
     model = TransAnno(mdata, **small)
-    model.train(4, plan_kwargs={"lr": 5e-3}, **fast)
+    model.train(1, plan_kwargs={"lr": 5e-3}, **fast)
     return model
 
 
@@ -45,13 +45,13 @@ def test_equals_anndata(model, make_adata, small, fast, make_mdata):
     torch.manual_seed(3)
     np.random.seed(3)
     of_anndata = TransAnno(adata, **small)
-    of_anndata.train(2, shuffle_set_split=False, **fast)
+    of_anndata.train(1, shuffle_set_split=False, **fast)
     mdata = make_mdata()
     TransAnno.setup_mudata(mdata, "cell_type", batch_key="batch")
     torch.manual_seed(3)
     np.random.seed(3)
     of_mudata = TransAnno(mdata, **small)
-    of_mudata.train(2, shuffle_set_split=False, **fast)
+    of_mudata.train(1, shuffle_set_split=False, **fast)
     np.testing.assert_array_equal(probabilities(of_mudata), probabilities(of_anndata))
 
 

@@ -352,14 +352,14 @@ class TestReconstructionAccuracy:
 class TestPaper:
     """All of it together; the network of the paper is tested where it is there."""
 
-    N_OBS, N_GENES = 211, 2003
+    N_OBS, N_GENES = 211, 1009
 
     def cells(self, seed: int) -> ad.AnnData:
         rng = np.random.default_rng(seed)
         labels = np.r_[0, 1, 2, rng.choice(3, size=self.N_OBS - 3, p=[0.7, 0.2, 0.1])]
         profiles = np.random.default_rng(0).gamma(0.3, 1.0, size=(3, self.N_GENES))
         return ad.AnnData(
-            sp.csr_matrix(rng.poisson(0.7 * profiles[labels]).astype("float32")),
+            sp.csr_matrix(rng.poisson(1.4 * profiles[labels]).astype("float32")),
             obs=pd.DataFrame(
                 {"cell_type": np.array(["a", "b", "c"])[labels]}, index=[f"c{i}" for i in range(self.N_OBS)]
             ),

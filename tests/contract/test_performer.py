@@ -71,7 +71,7 @@ class TestWorkflow:
         before = copied(model)
         query_model = TransAnno.load_query_data(new_batch_query, model)
         query_model.module.encoder.redraw_interval = 1  # would be due at once
-        query_model.train(2, **fast)
+        query_model.train(1, max_steps=5, **fast)
         for name, weight in query_model.module.state_dict().items():
             if name == "batch_embedding.weight":
                 weight = weight[:2]
@@ -89,7 +89,7 @@ class TestPretraining:
         atlas = make_adata(seed=3)
         TransAnnoPretrain.setup_anndata(atlas, batch_key="batch")
         pretrained = TransAnnoPretrain(atlas, **PERFORMER)
-        pretrained.train(8, plan_kwargs={"lr": 3e-3}, **fast)
+        pretrained.train(6, plan_kwargs={"lr": 3e-3}, **fast)
         losses = pretrained.history["train_loss"]["train_loss"].astype(float)
         assert losses.iloc[-1] < losses.iloc[0]
         order = np.random.default_rng(0).permutation(53)

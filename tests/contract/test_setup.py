@@ -24,7 +24,7 @@ def fit(adata, small, fast, *, before_init=None, before_train=None, before_predi
     scvi.settings.seed = 5
     model = TransAnno(adata, **small)
     (before_train or nothing)(adata)
-    model.train(4, plan_kwargs={"lr": 5e-3}, **fast)
+    model.train(1, plan_kwargs={"lr": 5e-3}, **fast)
     (before_predict or nothing)(adata)
     return model.predict(soft=True, key_added=None).to_numpy()
 
@@ -151,7 +151,7 @@ class TestCounts:
         recorder = RecordLabels()
         cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls is TransAnno else {"batch_key": "cell_type"}))
         model = cls(adata, **small)
-        model.train(4, plan_kwargs={"lr": 5e-3}, callbacks=[recorder], **fast)
+        model.train(1, plan_kwargs={"lr": 5e-3}, callbacks=[recorder], **fast)
         codes = in_memory.obs["cell_type"].astype("category").cat.codes.to_numpy()
         dense = in_memory.X.toarray() if sp.issparse(in_memory.X) else in_memory.X
         expected = dict(zip(map(tuple, dense.tolist()), codes.tolist(), strict=True))
@@ -248,7 +248,7 @@ class TestLabels:
         reference.obs.loc[reference.obs_names[::4], "cell_type"] = "A missing label"
         TransAnno.setup_anndata(reference, "cell_type", "A missing label")
         model = TransAnno(reference, **small)
-        model.train(4, plan_kwargs={"lr": 5e-3}, **fast)
+        model.train(1, plan_kwargs={"lr": 5e-3}, **fast)
         assert model.module.n_classes == 3
         is_labeled = (reference.obs["cell_type"] != "A missing label").to_numpy()
         assert (model.predict()[is_labeled] == reference.obs["cell_type"].to_numpy()[is_labeled]).mean() > 0.9
@@ -302,7 +302,7 @@ def test_two_models_of_one_object_keep_their_own_labels(reference, small, fast):
         models[key] = TransAnno(reference, **small)
     for _ in range(2):
         for key, model in models.items():
-            model.train(2, plan_kwargs={"lr": 5e-3}, **fast)
+            model.train(1, plan_kwargs={"lr": 5e-3}, **fast)
             assert (model.predict() == reference.obs[key].to_numpy()).mean() > 0.9
 
 

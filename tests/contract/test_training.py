@@ -250,7 +250,8 @@ class TestSplit:
             cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls is TransAnno else {}))
             torch.manual_seed(0)
             model = cls(adata, **small)
-            model.train(1, datasplitter_kwargs={"external_indexing": split}, plan_kwargs={"lr": 0.0}, **fast)
+            arguments = {"datasplitter_kwargs": {"external_indexing": split}, "plan_kwargs": {"lr": 0.0}}
+            model.train(1, max_steps=1, **arguments, **fast)
             starts.append({name: value.clone() for name, value in model.module.state_dict().items()})
         assert starts[0]["commonest_bins"].min() >= 0
         for name in starts[0]:
@@ -289,7 +290,7 @@ class TestSplit:
         for seed in range(5):
             scvi.settings.seed = seed
             model = TransAnno(reference, **small)
-            model.train(1, train_size=0.5, **fast)
+            model.train(1, train_size=0.5, max_steps=1, **fast)
             assert 13 in model.train_indices
 
 
@@ -392,7 +393,7 @@ class TestSeed:
             cls.setup_anndata(adata, **({"labels_key": "cell_type"} if cls is TransAnno else {}))
             scvi.settings.seed = 11
             model = cls(adata, **small)
-            model.train(3, **fast)
+            model.train(1, **fast)
             states.append(model.module.state_dict())
             splits.append(model.train_indices)
         np.testing.assert_array_equal(*splits)
@@ -406,7 +407,7 @@ class TestSeed:
             TransAnno.setup_anndata(adata, "cell_type", batch_key="batch")
             scvi.settings.seed = seed
             model = TransAnno(adata, **small)
-            model.train(3, **fast)
+            model.train(1, **fast)
             found.append(model.predict(make_adata(61, seed=1), soft=True).to_numpy())
         np.testing.assert_array_equal(found[0], found[1])
         assert not np.array_equal(found[0], found[2])

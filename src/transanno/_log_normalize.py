@@ -12,17 +12,15 @@ from anndata import AnnData
 from transanno._constants import TARGET_SUM
 
 
-def log_normalize(
-    counts: sp.csr_matrix, is_other: np.ndarray | None = None, *, target_sum: float = TARGET_SUM
-) -> sp.csr_matrix:
-    """Counts ``(n_obs, n_vars)`` -> log1p of counts per ``target_sum`` ``(n_obs, n_genes)``; empty cells stay empty.
+def log_normalize(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> sp.csr_matrix:
+    """Counts ``(n_obs, n_vars)`` -> log1p of counts per 10,000 ``(n_obs, n_genes)``; empty cells stay empty.
 
     Columns where ``is_other (n_vars,)`` is True count in the total, and are then left out.
     """
     adata = AnnData(counts.copy())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
-        sc.pp.normalize_total(adata, target_sum=target_sum)
+        sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     if is_other is not None and is_other.any():
         adata = adata[:, ~is_other].copy()
     sc.pp.log1p(adata)

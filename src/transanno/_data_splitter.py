@@ -236,8 +236,7 @@ class AnnotationDataSplitter(SplitOnce):
         self.n_train, self.n_val = len(self.train_idx), len(self.val_idx)
 
     def train_dataloader(self) -> DataLoader:
-        """Minibatches drawn by :class:`ClassBalancedSampler`."""
-        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
+        """Minibatches drawn by the sampler that ``class_balance`` names."""
         if self.distributed_sampler:
             return AnnDataLoader(
                 self.adata_manager,
@@ -248,7 +247,7 @@ class AnnotationDataSplitter(SplitOnce):
                 pin_memory=self.pin_memory,
                 **self.data_loader_kwargs,
             )
-        sampler = self._sampler(int(batch_size))
+        sampler = self._sampler()
         indices = self.train_idx.astype(int)
         dataset: Dataset
         if self.adata_manager.adata.isbacked:
@@ -270,11 +269,11 @@ class AnnotationDataSplitter(SplitOnce):
     @property
     def n_steps_per_epoch(self) -> int:
         """Minibatches in an epoch of training."""
-        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
         self.setup("fit")
-        return len(self._sampler(int(batch_size)))
+        return len(self._sampler())
 
-    def _sampler(self, batch_size: int) -> EpisodeSampler | ClassBalancedSampler:
+    def _sampler(self) -> EpisodeSampler | ClassBalancedSampler:
+        batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
         codes = self.codes[self.train_idx.astype(int)]
         if self.class_balance == "episodes":
             return EpisodeSampler(codes, batch_size=batch_size, n_samples_per_label=self.n_samples_per_label)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from transanno._log_normalize import log_normalize
+from transanno._regression import fit_regression
 from transanno.nn import Shares
 
 SHARES = Shares(deep=0.6, linear=0.2, cosine=0.2)
@@ -18,7 +17,7 @@ SHARES = Shares(deep=0.6, linear=0.2, cosine=0.2)
 
 # Labeled cells that take part; of more, every type keeps as many as there is room for.
 MAX_CELLS = 20_000
-_MAX_ITERATIONS, _TOLERANCE = 200, 1e-3
+_MAX_ITERATIONS = 200
 
 
 class _Regression(NamedTuple):
@@ -55,8 +54,10 @@ def fit_experts(counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, 
     expression = log_normalize(counts, is_other).toarray().astype(np.float32, copy=False)
     weight, intercept = np.zeros((len(types), expression.shape[1])), np.zeros(len(types))
     for share, strength, balanced in _REGRESSIONS:
-        weights = len(codes) / (len(types) * n_per_type[positions]) if balanced else None
-        found = _fit(LogisticRegression(C=strength), expression, positions, weights)
+        fitted = fit_regression(
+            expression, positions, balanced=balanced, max_iterations=_MAX_ITERATIONS, strength=strength
+        )
+        found = _weights(fitted)
         weight, intercept = weight + share * found[0], intercept + share * found[1]
     is_of_type = sp.csr_matrix((1.0 / n_per_type[positions], (positions, np.arange(len(codes)))))
     means = is_of_type @ expression
@@ -72,14 +73,8 @@ def fit_experts(counts: sp.csr_matrix, codes: np.ndarray, is_other: np.ndarray, 
     return experts
 
 
-def _fit(
-    regression: LogisticRegression, expression: np.ndarray, codes: np.ndarray, weights: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _weights(regression: LogisticRegression) -> tuple[np.ndarray, np.ndarray]:
     """-> weight ``(n_types, n_genes)``, intercept ``(n_types,)``."""
-    regression.set_params(max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
-        regression.fit(expression, codes, sample_weight=weights)
     weight, intercept = regression.coef_, regression.intercept_
     if len(weight) == 1:  # of two types scikit-learn gives one row, the log-odds of the second
         weight, intercept = np.concatenate([-weight, weight]) / 2, np.concatenate([-intercept, intercept]) / 2

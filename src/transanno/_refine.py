@@ -9,21 +9,18 @@ says of every cell is averaged with what was known.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 from scipy.special import softmax
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from transanno._log_normalize import log_normalize
+from transanno._regression import fit_regression
 
 _N_COMPONENTS = 50
-_MAX_ITERATIONS, _TOLERANCE = 300, 1e-3
+_MAX_ITERATIONS = 300
 _N_NEIGHBORS = 15
 _NEIGHBOR_WEIGHT = 0.5
 # Cells called a type of fewer cells are left alone: two neighborhoods full.
@@ -96,10 +93,7 @@ def learn_from_query(probabilities: np.ndarray, components: np.ndarray) -> np.nd
     scale = components[:, 0].std()
     if len(types) < 2 or scale == 0:
         return probabilities
-    regression = LogisticRegression(class_weight="balanced", max_iter=_MAX_ITERATIONS, tol=_TOLERANCE)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
-        regression.fit(components[sure] / scale, codes)
+    regression = fit_regression(components[sure] / scale, codes, balanced=True, max_iterations=_MAX_ITERATIONS)
     learned = np.full(probabilities.shape, _LOWEST)
     learned[:, types] = np.maximum(regression.predict_log_proba(components / scale), _LOWEST)
     return softmax((np.log(np.maximum(probabilities, np.finfo(float).tiny)) + learned) / 2, axis=1)

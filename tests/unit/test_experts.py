@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from transanno import _experts
+from transanno import _experts, _regression
 from transanno._experts import Experts, choose_cells
 from transanno._log_normalize import log_normalize
 from transanno.nn import CellTypeHead, Context, EncoderOutput, Shares
@@ -26,7 +26,7 @@ def rng() -> np.random.Generator:
 def exact(monkeypatch) -> None:
     """Convex solvers that run to the end."""
     monkeypatch.setattr(_experts, "_MAX_ITERATIONS", 5000)
-    monkeypatch.setattr(_experts, "_TOLERANCE", 1e-9)
+    monkeypatch.setattr(_regression, "_TOLERANCE", 1e-9)
 
 
 def cells_of_types(rng: np.random.Generator, n_per_type: list[int]) -> tuple[sp.csr_matrix, np.ndarray]:

@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from transanno import _refine
+from transanno import _refine, _regression
 from transanno._refine import (
     average_neighbors,
     learn_from_query,
@@ -147,7 +147,7 @@ class TestLearnFromQuery:
 
     def test_is_the_geometric_mean_with_a_regression_on_the_surest(self, monkeypatch):
         """By hand where all cells are equally sure, so that the surest of a type are its first."""
-        monkeypatch.setattr(_refine, "_TOLERANCE", 1e-8)
+        monkeypatch.setattr(_regression, "_TOLERANCE", 1e-8)
         components, codes = clusters((31, 29, 23))
         probabilities = np.full((len(codes), 3), 0.1) + 0.7 * np.eye(3)[codes]
         surest = [np.flatnonzero(codes == code)[: int(np.ceil(0.8 * n))] for code, n in enumerate((31, 29, 23))]

@@ -244,8 +244,13 @@ class TransAnnoBase(SavingMixin):
             return self.module.is_missing
         return torch.from_numpy(aligned.is_missing).to(self.module.device)
 
-    def _center(self, aligned: AlignedData | None, cells: np.ndarray | None = None) -> torch.Tensor:
-        """Mean log-expression ``(n_vars,)`` of a data set, or of some of its cells, drawn a little to that of the reference."""
+    def _center(self, aligned: AlignedData | None, cells: np.ndarray | None = None) -> torch.Tensor | None:
+        """Mean log-expression ``(n_vars,)`` of a data set, or of some of its cells, drawn a little to that of the reference.
+
+        None if no result depends on it.
+        """
+        if not self.module.reads_center:
+            return None
         if cells is None:
             cells = np.arange(self._registered_counts().shape[0] if aligned is None else len(aligned.obs))
         n_cells = min(len(cells), _N_CENTER)
@@ -287,7 +292,7 @@ class TransAnnoBase(SavingMixin):
         mean of the data set, by default that of all of its cells, and with a ``dataloader`` that of the reference.
         """
         is_missing = self._is_missing(aligned)
-        if center is None and dataloader is None and self.module.reads_center:
+        if center is None and dataloader is None:
             center = self._center(aligned)
         minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
         parts: list[list[np.ndarray]] = [[] for _ in outputs]

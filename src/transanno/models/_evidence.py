@@ -101,7 +101,8 @@ class EvidenceMixin(PredictionMixin):
                 check_choice(name, value, self.labels.tolist())
         target, aligned = self._resolve(adata)
         positions = as_positions(indices, target.n_obs)
-        logits = torch.from_numpy(self._infer("logits", aligned, positions, batch_size)).double()
+        center = self._center(aligned)
+        logits = torch.from_numpy(self._infer("logits", aligned, positions, batch_size, center=center)).double()
         called = pd.Categorical(self.labels[logits.argmax(dim=1).numpy()], categories=self.labels)
         codes, groups = _as_groups(called if groupby is None else groupby, target, positions)
         means = _group_means(logits.softmax(dim=1), codes, len(groups))
@@ -112,7 +113,7 @@ class EvidenceMixin(PredictionMixin):
         size = batch_size or self.module.encoder.gradient_batch_size
         with self._explaining(aligned) as is_missing:
             start = self._baseline(baseline, aligned, target.n_obs, is_missing)
-            context = self.module.context(is_missing, self._center(aligned) if self.module.reads_center else None)
+            context = self.module.context(is_missing, center)
             rows = torch.from_numpy(codes[is_used])
             batches = self._minibatches(aligned, positions[is_used], size)
             for tensors, code in zip(batches, rows.split(size), strict=True):

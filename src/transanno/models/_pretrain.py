@@ -233,8 +233,7 @@ class TransAnnoPretrain(TransAnnoBase):
         self._check_if_trained(warn=False)
         target, aligned = self._resolve(adata)
         options: dict[str, Any] = {**self.masking_, "is_missing": self._is_missing(aligned)}
-        if self.module.reads_center:
-            options["center"] = self._center(aligned)
+        options["center"] = self._center(aligned)
         n_right = np.zeros(3)
         self.module.eval()
         with seeded(seed), torch.inference_mode():

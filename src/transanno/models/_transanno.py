@@ -251,9 +251,8 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
         else:
             if datamodule is None:
                 self._warn_if_confounded()
-            epochs = default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS)
-            if datamodule is None:
-                epochs = default_max_epochs(splitter.n_steps_per_epoch, N_STEPS, MAX_EPOCHS)
+            per_epoch = (n_cells, N_VISITS) if datamodule is not None else (splitter.n_steps_per_epoch, N_STEPS)
+            epochs = default_max_epochs(*per_epoch, MAX_EPOCHS)
             if not self.is_trained_:
                 self._initialize_module(splitter, genes=not self.was_pretrained_)
                 self._fit_experts(splitter)

@@ -127,6 +127,7 @@ LAYERS = [
         "_module",
         "_refine",
         "_experts",
+        "_regression",
         "_checkpoint",
         "_transfer",
         "_predictions",

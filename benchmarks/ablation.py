@@ -38,10 +38,10 @@ from benchmarks._data import (
     write_results,
 )
 from transanno import TransAnno
-from transanno._experts import SHARES
-from transanno._refine import average_neighbors, learn_from_query, principal_components
 from transanno.nn import Shares
+from transanno.predictions._refine import average_neighbors, learn_from_query, principal_components
 from transanno.tl import select_genes
+from transanno.training._experts import SHARES
 
 N_CELLS_PER_TYPE = 10
 # Ways of predicting after the same training, in the order of the table; the last is the package's.
@@ -67,7 +67,7 @@ def _without(*experts: str) -> Shares:
 
 def _concentration(value: float) -> Callable[[], Any]:
     """How even the compositions of episodes are -> patch."""
-    return partial(mock.patch, "transanno._episodes._CONCENTRATION", value)
+    return partial(mock.patch, "transanno.training._episodes._CONCENTRATION", value)
 
 
 VARIANTS = {

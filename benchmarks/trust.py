@@ -107,7 +107,7 @@ def fit(reference: AnnData, query: AnnData, kind: str, seed: int) -> tuple[Any, 
 
 def judge(task: Task, seed: int) -> dict[str, Any]:
     """-> calibration errors, coverage and size of sets, share of known cells called Unknown, bins of the figure."""
-    from transanno._calibration import calibration_error, reliability, temper
+    from transanno.predictions._temperature import calibration_error, reliability, temper
 
     kind, name, reference, query = task
     model, truth = fit(reference, query, kind, seed)

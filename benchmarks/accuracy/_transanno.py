@@ -16,8 +16,8 @@ from anndata import AnnData
 import transanno
 from benchmarks._data import BATCH, LABEL, data_folder
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
-from transanno._refine import average_neighbors, learn_from_query, principal_components
 from transanno.nn import CellTypeHead, Shares
+from transanno.predictions._refine import average_neighbors, learn_from_query, principal_components
 
 _TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -49,7 +49,7 @@ def settings(reference: AnnData, *, seed: int, cores: int, concentration: float)
 
     ``concentration`` says how even the compositions of episodes are.
     """
-    with mock.patch("transanno._episodes._CONCENTRATION", concentration):
+    with mock.patch("transanno.training._episodes._CONCENTRATION", concentration):
         model = _fit(reference, seed, {}, calibrate=False)
 
     found: dict[str, Any] = {}  # of the query, which is the same for all ways

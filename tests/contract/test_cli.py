@@ -18,8 +18,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import transanno
 from transanno import TransAnno, TransAnnoPretrain, tl
-from transanno._io import write_h5ad
 from transanno.cli import main
+from transanno.data._files import write_h5ad
 
 QUICK = ["--max-epochs", "2", "--accelerator", "cpu"]
 needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")

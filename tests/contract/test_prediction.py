@@ -12,7 +12,7 @@ import scanpy as sc
 import torch
 
 from transanno import TransAnno, TransAnnoPretrain
-from transanno._refine import refine_probabilities
+from transanno.predictions._refine import refine_probabilities
 
 TYPES = ["B cell", "NK cell", "T cell"]
 

@@ -18,9 +18,9 @@ from scvi.model.base import BaseModelClass
 
 import transanno
 from transanno import TransAnno, TransAnnoPretrain, tl
-from transanno._plain import to_json
-from transanno._saved_model import FORMAT_VERSION
 from transanno.cli import main
+from transanno.saving._format import FORMAT_VERSION
+from transanno.saving._plain import to_json
 
 
 class Bomb:

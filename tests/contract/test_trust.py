@@ -14,9 +14,9 @@ import torch
 
 from transanno import TransAnno, tl
 from transanno._cli._parser import make_parser
-from transanno._log_normalize import log_normalize
-from transanno._novelty import with_table
+from transanno.data._log_normalize import log_normalize
 from transanno.models._calibration import CalibrationMixin
+from transanno.predictions._novelty import with_table
 from transanno.tl._twin import choose_held_out
 
 TYPES = ["B cell", "NK cell", "T cell"]

@@ -19,8 +19,8 @@ from tests.fuzz.damages import CELLS, CONTAINERS, GENES, LABELS, SCALES
 
 import transanno
 from transanno import TransAnno, tl
-from transanno._demo import load_demo
 from transanno.cli import main
+from transanno.data._demo import load_demo
 
 PACKAGE = Path(transanno.__file__).parent
 WRITTEN = {"transanno", "transanno_confidence", "transanno_novelty"}

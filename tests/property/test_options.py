@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from transanno._data_splitter import ClassBalancedSampler
-from transanno._episodes import EpisodeSampler
-from transanno._training_plan import _warm_restarts
 from transanno.nn import sample_expressed_mask
+from transanno.training._episodes import EpisodeSampler
+from transanno.training._plan import _warm_restarts
+from transanno.training._splitter import ClassBalancedSampler
 
 codes = npst.arrays(np.int64, st.integers(1, 60), elements=st.integers(-1, 6))
 

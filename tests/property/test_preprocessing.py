@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transanno import TransAnno, pp
-from transanno._genes import align_counts, match_genes
+from transanno.data._match_genes import align_counts, match_genes
 
 N_OBS, N_VARS = 11, 29
 GENES = [f"g{i}" for i in range(N_VARS)]

@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from transanno._restore import restore_counts
-from transanno._scale import detect_scale
+from transanno.data._restore import restore_counts
+from transanno.data._scale import detect_scale
 
 NATURAL, BINARY = math.e, 2.0
 LOGS = [(), (NATURAL,), (BINARY,), (10.0,), (NATURAL, NATURAL), (BINARY, BINARY), (NATURAL, BINARY), (BINARY, NATURAL)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from transanno._calibration import calibration_error, fit_temperature, reliability, temper
+from transanno.predictions._temperature import calibration_error, fit_temperature, reliability, temper
 
 
 def _cells(n_cells: int = 401, *, seed: int = 0, sharpness: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

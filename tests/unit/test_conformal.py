@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import kstest
 
-from transanno._conformal import (
+from transanno.predictions._conformal import (
     conformal_p_values,
     extrapolated_p_values,
     is_discovery,

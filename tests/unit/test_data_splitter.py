@@ -9,8 +9,8 @@ import torch
 from scvi import REGISTRY_KEYS
 
 from transanno import TransAnno
-from transanno._data_splitter import AnnotationDataSplitter, ClassBalancedSampler
-from transanno._episodes import EpisodeSampler
+from transanno.training._episodes import EpisodeSampler
+from transanno.training._splitter import AnnotationDataSplitter, ClassBalancedSampler
 
 # 61 cells of type 0, 13 of type 1, 3 of type 2, 29 without label, mixed.
 N_PER_CODE = {0: 61, 1: 13, 2: 3, -1: 29}
@@ -182,7 +182,9 @@ class TestAnnotationDataSplitter:
     def test_seed_of_scvi_decides(self, monkeypatch):
         splits = []
         for seed in (3, 3, 5):
-            monkeypatch.setattr("transanno._data_splitter.settings", type("S", (), {"seed": seed, "batch_size": 17}))
+            monkeypatch.setattr(
+                "transanno.training._splitter.settings", type("S", (), {"seed": seed, "batch_size": 17})
+            )
             splitter = make_splitter(train_size=0.7)
             splitter.setup()
             splits.append(splitter.train_idx)

@@ -5,7 +5,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from transanno._demo import LABELS_KEY, load_demo, restore_counts
+from transanno.data._demo import LABELS_KEY, load_demo, restore_counts
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from transanno._episodes import EpisodeSampler
+from transanno.training._episodes import EpisodeSampler
 
 # 61 cells of type 0, 13 of type 1, 3 of type 2, 7 of type 5, 2 of type 7, 29 without label, mixed.
 N_PER_CODE = {0: 61, 1: 13, 2: 3, 5: 7, 7: 2, -1: 29}

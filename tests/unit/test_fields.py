@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno import _fields
-from transanno._fields import BatchField, GeneLayerField, LabelsField, check_known_batches, encode_batches
+from transanno.models import _fields
+from transanno.models._fields import BatchField, GeneLayerField, LabelsField, check_known_batches, encode_batches
 
 N_OBS, N_VARS = 17, 11
 LABELS = np.array(["T", "B", "NK", "B", "T", "Unknown", "B", "T", "T", "NK", "B", "B", "T", "B", "B", "T", "B"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from transanno._gene_ids import best_naming, gene_ids, map_names, other_features
+from transanno.data._gene_ids import best_naming, gene_ids, map_names, other_features
 
 SYMBOLS = ["CD3D", "MS4A1", "NKG7", "LYZ", "PPBP", "HLA-DRA", "LINC00926", "C1orf162", "HLA-A", "GNLY", "CST3"]
 MOUSE = [name.capitalize() for name in SYMBOLS[:5]] + ["H2-Aa", "Gm1673", "4930402H24Rik", "H2-K1", "Gnly", "Cst3"]

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transanno._genes import MIN_SHARED_GENES, GeneMatch, align_counts, match_genes
+from transanno.data._match_genes import MIN_SHARED_GENES, GeneMatch, align_counts, match_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +136,7 @@ class TestMatch:
         assert match_genes(HUMAN, index).n_shared == 100
 
     def test_good_match_is_logged_not_warned(self, caplog):
-        with caplog.at_level(logging.INFO, logger="transanno._genes"):
+        with caplog.at_level(logging.INFO, logger="transanno.data._match_genes"):
             match_genes(HUMAN[:80], HUMAN)
         assert "80 of the 100 genes the model knows were found among the 80 of query" in caplog.text
 

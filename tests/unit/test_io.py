@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transanno._io import atomic_path, compression_of, read_h5ad, save_model, write_h5ad
+from transanno.data._files import atomic_path, compression_of, read_h5ad, save_model, write_h5ad
 
 # Writes an h5ad of constant values over and over, larger every time.
 _WRITER = """
 import sys
 import anndata, numpy
-from transanno._io import write_h5ad
+from transanno.data._files import write_h5ad
 print("ready", flush=True)
 for i in range(2, 10_000):
     write_h5ad(anndata.AnnData(numpy.full((500 + i, 211), i, dtype="float32")), sys.argv[1])

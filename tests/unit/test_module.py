@@ -7,8 +7,8 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch.nn import functional as F
 
-from transanno._module import TransAnnoModule
 from transanno.nn import Context, EncoderOutput, Shares, normalize_counts
+from transanno.training._module import TransAnnoModule
 
 N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
 SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}

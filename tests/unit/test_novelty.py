@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from transanno._novelty import distances, fit_space, with_table
+from transanno.predictions._novelty import distances, fit_space, with_table
 
 N_GENES = 23
 NONE_MISSING = np.zeros(N_GENES, dtype=bool)

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transanno._constants import OTHER_GENES
-from transanno._genes import align_counts, match_genes
-from transanno._other_genes import count_other_genes, gene_shares, with_other_genes
+from transanno.data._match_genes import align_counts, match_genes
+from transanno.data._other_genes import count_other_genes, gene_shares, with_other_genes
 
 GENES = pd.Index([f"gene{i}" for i in range(9)])
 VOCABULARY = GENES[[7, 2, 4]]

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transanno._predictions import Predictions, check_unassigned_threshold
+from transanno.predictions._result import Predictions, check_unassigned_threshold
 
 CLASSES = np.array(["B cell", "NK cell", "T cell"], dtype=object)
 PROBABILITIES = np.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.0, 0.1, 0.9], [0.5, 0.25, 0.25]])

@@ -6,8 +6,8 @@ import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from transanno import _refine, _regression
-from transanno._refine import (
+from transanno.predictions import _refine, _regression
+from transanno.predictions._refine import (
     average_neighbors,
     learn_from_query,
     nearest_neighbors,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from transanno._regression import fit_regression
+from transanno.predictions._regression import fit_regression
 
 
 @pytest.fixture

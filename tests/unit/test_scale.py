@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno._repair import find_counts, known_totals
-from transanno._restore import restore_counts, row_chunks, undo_logs
-from transanno._scale import detect_scale, sampled_rows
+from transanno.data._find_counts import find_counts, known_totals
+from transanno.data._restore import restore_counts, row_chunks, undo_logs
+from transanno.data._scale import detect_scale, sampled_rows
 
 N_OBS, N_VARS = 43, 31
 

@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from transanno import TransAnno
-from transanno._module import TransAnnoModule
-from transanno._training_plan import TransAnnoTrainingPlan, _parameter_groups, _warm_restarts, _warmup_cosine
+from transanno.training._module import TransAnnoModule
+from transanno.training._plan import TransAnnoTrainingPlan, _parameter_groups, _warm_restarts, _warmup_cosine
 
 SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from transanno._module import TransAnnoModule
-from transanno._transfer import transfer_weights
+from transanno.training._module import TransAnnoModule
+from transanno.training._transfer import transfer_weights
 
 SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}
 GENE_ROWS = ("encoder.gene_embedding", "expression_head.gene_embedding", "expression_head.gene_bias")

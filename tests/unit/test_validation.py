@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno._validation import (
+from transanno.checks._data import (
     check_counts,
     check_layer,
     check_not_empty,
@@ -78,7 +78,7 @@ class TestCounts:
             np.testing.assert_array_equal(old, new)
 
     def test_one_bad_value_in_the_last_block_is_found(self, counts, monkeypatch):
-        monkeypatch.setattr("transanno._validation._VALUES_PER_BLOCK", 17)
+        monkeypatch.setattr("transanno.checks._data._VALUES_PER_BLOCK", 17)
         counts[-1, -1] = -2
         for matrix in (counts, sp.csr_matrix(counts), sp.csc_matrix(counts)):
             with pytest.raises(ValueError, match="minimum found -2"):
@@ -87,7 +87,7 @@ class TestCounts:
     @pytest.mark.parametrize("container", CONTAINERS)
     @pytest.mark.parametrize("block", [1, 2**22])
     def test_not_finite_values_name_their_cells(self, counts, container, block, monkeypatch):
-        monkeypatch.setattr("transanno._validation._VALUES_PER_BLOCK", block)
+        monkeypatch.setattr("transanno.checks._data._VALUES_PER_BLOCK", block)
         counts[3, 5] = np.nan
         counts[3, 7] = np.inf
         counts[11, 2] = -np.inf

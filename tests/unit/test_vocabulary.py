@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from transanno import pp
-from transanno._vocabulary import as_vocabulary
+from transanno.data._vocabulary import as_vocabulary
 
 GENES = ["CD3D", "MS4A1", "HLA-DRA", "7SK", "Gene with space", "gène"]
 

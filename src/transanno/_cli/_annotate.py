@@ -15,16 +15,16 @@ from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
 from transanno._cli._progress import progress_arguments
 from transanno._constants import CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
-from transanno._demo import LABELS_KEY, load_demo
-from transanno._genes import missing_genes
-from transanno._io import compression_of, read_h5ad, save_model, write_h5ad
-from transanno._labels import as_strings
-from transanno._predictions import check_fdr, check_unassigned_threshold
-from transanno._query import check_query
-from transanno._validation import check_obs_column, check_unique_genes
+from transanno.checks._data import check_obs_column, check_unique_genes
+from transanno.data._cells import check_query
+from transanno.data._demo import LABELS_KEY, load_demo
+from transanno.data._files import compression_of, read_h5ad, save_model, write_h5ad
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import missing_genes
 from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
 from transanno.models import TransAnno
+from transanno.predictions._result import check_fdr, check_unassigned_threshold
 from transanno.tl._reference import reference_types
 
 

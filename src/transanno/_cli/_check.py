@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from transanno._cli._console import Console
-from transanno._io import read_h5ad
+from transanno.data._files import read_h5ad
 from transanno.models import TransAnno
 from transanno.pp import check as check_data
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from transanno._card import CARD_FILE
-from transanno._io import MODEL_FILE
-from transanno._vocabulary import VOCABULARY_FILE
+from transanno.data._files import MODEL_FILE
+from transanno.data._vocabulary import VOCABULARY_FILE
+from transanno.saving._card import CARD_FILE
 
 
 def check_output_file(path: Path, inputs: dict[str, Path | None]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transanno._labels import as_strings
+from transanno.data._labels import as_strings
 
 
 def paired_labels(truth: Any, predicted: Any) -> pd.DataFrame:

@@ -20,15 +20,15 @@ from scvi.dataloaders import DataSplitter
 from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._constants import OTHER_GENES
-from transanno._fields import encode_batches
-from transanno._genes import missing_genes
-from transanno._module import TransAnnoModule
-from transanno._query import AlignedData, DataSpec, align, rna_modality
-from transanno._training_plan import TransAnnoTrainingPlan
-from transanno.models._datamodule import as_anndata_registry
-from transanno.models._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
+from transanno.data._cells import AlignedData, DataSpec, align, rna_modality
+from transanno.data._match_genes import missing_genes
+from transanno.models._fields import encode_batches
+from transanno.models._registry import as_anndata_registry
 from transanno.models._saving import SavingMixin
 from transanno.nn import sum_over_cells, sum_over_genes
+from transanno.training._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
+from transanno.training._module import TransAnnoModule
+from transanno.training._plan import TransAnnoTrainingPlan
 
 logger = logging.getLogger(__name__)
 

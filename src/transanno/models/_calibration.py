@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 
-from transanno._calibration import calibration_error, fit_temperature, temper
-from transanno._conformal import p_values_by_type
-from transanno._log_normalize import log_normalize
-from transanno._novelty import MAX_CELLS, distances, fit_space, with_table
-from transanno._refine import refine_probabilities
+from transanno.data._log_normalize import log_normalize
 from transanno.models._base import TransAnnoBase
+from transanno.predictions._conformal import p_values_by_type
+from transanno.predictions._novelty import MAX_CELLS, distances, fit_space, with_table
+from transanno.predictions._refine import refine_probabilities
+from transanno.predictions._temperature import calibration_error, fit_temperature, temper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transanno._query import AlignedData
+    from transanno.data._cells import AlignedData
 
 logger = logging.getLogger(__name__)
 

@@ -14,11 +14,11 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
-from transanno._query import AlignedData
-from transanno._validation import check_choice, check_interval, check_obs_column
-from transanno.models._minibatches import Minibatch, as_positions
+from transanno.checks._data import check_choice, check_interval, check_obs_column
+from transanno.data._cells import AlignedData
 from transanno.models._prediction import PredictionMixin
 from transanno.nn import CellReading, Context, ViewEncoder, attribute
+from transanno.training._minibatches import Minibatch, as_positions
 
 # Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
 # on average, of some 3; the way from a silent cell starts with a steep piece.

@@ -10,10 +10,10 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
 
-from transanno._experts import MAX_CELLS, SHARES, choose_cells, fit_experts
 from transanno.models._base import TransAnnoBase
-from transanno.models._minibatches import first_rows
 from transanno.nn import CellTypeHead
+from transanno.training._experts import MAX_CELLS, SHARES, choose_cells, fit_experts
+from transanno.training._minibatches import first_rows
 
 
 class ExpertsMixin(TransAnnoBase):

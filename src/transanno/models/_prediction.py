@@ -11,14 +11,14 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._conformal import is_discovery, label_sets, warn_if_shifted
 from transanno._constants import KEY_ADDED
-from transanno._labels import as_strings
-from transanno._predictions import Predictions, check_coverage, check_fdr, check_unassigned_threshold
-from transanno._query import AlignedData
-from transanno._refine import refine_probabilities
+from transanno.data._cells import AlignedData
+from transanno.data._labels import as_strings
 from transanno.models._calibration import MIN_HELD_OUT, CalibrationMixin
-from transanno.models._minibatches import Minibatch, as_positions
+from transanno.predictions._conformal import is_discovery, label_sets, warn_if_shifted
+from transanno.predictions._refine import refine_probabilities
+from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
+from transanno.training._minibatches import Minibatch, as_positions
 
 
 class PredictionMixin(CalibrationMixin):

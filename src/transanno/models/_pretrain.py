@@ -16,11 +16,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 
-from transanno._arguments import check_training, one_column
-from transanno._checkpoint import load_weights, read_checkpoint
-from transanno._data_splitter import SplitOnce, ignored_size_warnings
-from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
-from transanno._seed import seeded
+from transanno.checks._arguments import check_training, one_column
 from transanno.models._base import (
     MAX_PRETRAINING_EPOCHS,
     N_PRETRAINING_VISITS,
@@ -28,9 +24,13 @@ from transanno.models._base import (
     default_max_epochs,
     plan_arguments,
 )
-from transanno.models._checkpoint import model_without_data, read_genes
-from transanno.models._minibatches import as_positions
+from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
+from transanno.models._from_original import model_without_data, read_genes
 from transanno.presets import PAPER
+from transanno.saving._original import load_weights, read_checkpoint
+from transanno.training._minibatches import as_positions
+from transanno.training._seed import seeded
+from transanno.training._splitter import SplitOnce, ignored_size_warnings
 
 logger = logging.getLogger(__name__)
 

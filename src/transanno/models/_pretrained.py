@@ -11,14 +11,14 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._checkpoint import load_weights, read_checkpoint
 from transanno._constants import UNLABELED_CATEGORY
-from transanno._genes import match_genes
-from transanno._transfer import transfer_weights
+from transanno.data._match_genes import match_genes
 from transanno.models._base import as_model
-from transanno.models._checkpoint import check_labels, model_without_data, read_genes
+from transanno.models._from_original import check_labels, model_without_data, read_genes
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._query_mapping import QueryMappingMixin
+from transanno.saving._original import load_weights, read_checkpoint
+from transanno.training._transfer import transfer_weights
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from anndata import AnnData
 from mudata import MuData
 from scvi.model.base import ArchesMixin
 
-from transanno._genes import match_genes, missing_genes
-from transanno._labels import as_strings
-from transanno._query import DataSpec, align
-from transanno._repair import find_names
+from transanno.data._cells import DataSpec, align
+from transanno.data._find_counts import find_names
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import match_genes, missing_genes
 from transanno.models._base import as_model
 from transanno.models._prediction import PredictionMixin
 from transanno.models._saving import ignored_gene_warnings

@@ -14,10 +14,10 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 
-from transanno._card import CARD_FILE, write_card
-from transanno._query import DataSpec, align, rna_modality
-from transanno._saved_model import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
-from transanno._vocabulary import VOCABULARY_FILE, write_lines
+from transanno.data._cells import DataSpec, align, rna_modality
+from transanno.data._vocabulary import VOCABULARY_FILE, write_lines
+from transanno.saving._card import CARD_FILE, write_card
+from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
 
 
 class SavingMixin(BaseModelClass):

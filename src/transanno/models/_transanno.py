@@ -14,16 +14,16 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
-from transanno._arguments import check_training, one_column
 from transanno._constants import UNLABELED_CATEGORY
-from transanno._data_splitter import AnnotationDataSplitter
-from transanno._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
-from transanno._validation import check_choice
+from transanno.checks._arguments import check_training, one_column
+from transanno.checks._data import check_choice
 from transanno.models._base import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs, plan_arguments
 from transanno.models._evidence import EvidenceMixin
 from transanno.models._experts import ExpertsMixin
-from transanno.models._health import warn_if_collapsed
+from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._pretrained import PretrainedMixin
+from transanno.training._health import warn_if_collapsed
+from transanno.training._splitter import AnnotationDataSplitter
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8

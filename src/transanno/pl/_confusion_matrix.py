@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from transanno import metrics
 from transanno._constants import KEY_ADDED
-from transanno._validation import check_obs_column
+from transanno.checks._data import check_obs_column
 from transanno.pl._figure import new_figure, save_figure, show_literally
 
 # Up to so many columns a cell of the matrix has room for a number; its side in inches then, and beyond.

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from transanno._validation import check_interval
+from transanno.checks._data import check_interval
 from transanno.pl._figure import new_figure, save_figure, show_literally
 
 _ROW, _BARS, _COLUMN = 0.24, 3.6, 0.55  # inches

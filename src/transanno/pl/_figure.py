@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from transanno._io import atomic_path
+from transanno.data._files import atomic_path
 
 _DPI = 150
 

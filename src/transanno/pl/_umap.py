@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, LATENT_KEY
-from transanno._validation import Message, check_obs_column
+from transanno.checks._data import Message, check_obs_column
 from transanno.pl._figure import new_figure, save_figure, show_literally
 
 _PANEL = 4.0  # inches

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transanno._vocabulary import read_vocabulary, write_vocabulary
+from transanno.data._vocabulary import read_vocabulary, write_vocabulary
 from transanno.pp._align import align_genes
 from transanno.pp._check import CheckReport, Finding, check
 from transanno.pp._merge import merge

@@ -11,9 +11,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from transanno._constants import IS_MISSING_KEY
-from transanno._genes import match_genes, missing_genes
-from transanno._validation import check_in_memory, check_not_empty, check_unique_genes
-from transanno._vocabulary import as_vocabulary
+from transanno.checks._data import check_in_memory, check_not_empty, check_unique_genes
+from transanno.data._match_genes import match_genes, missing_genes
+from transanno.data._vocabulary import as_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

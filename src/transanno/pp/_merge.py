@@ -15,8 +15,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.utils import make_index_unique
 
-from transanno._genes import MIN_SHARED_GENES, missing_genes
-from transanno._validation import check_counts, check_in_memory, check_layer, check_not_empty, check_unique_genes
+from transanno.checks._data import check_counts, check_in_memory, check_layer, check_not_empty, check_unique_genes
+from transanno.data._match_genes import MIN_SHARED_GENES, missing_genes
 
 logger = logging.getLogger(__name__)
 

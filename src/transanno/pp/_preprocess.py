@@ -11,7 +11,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, TARGET_SUM
-from transanno._validation import (
+from transanno.checks._data import (
     check_counts,
     check_in_memory,
     check_layer,
@@ -19,7 +19,7 @@ from transanno._validation import (
     check_obs_column,
     check_unique_genes,
 )
-from transanno._vocabulary import as_vocabulary
+from transanno.data._vocabulary import as_vocabulary
 from transanno.pp._align import ALIGN_KEY, align_genes
 from transanno.tl import select_genes
 

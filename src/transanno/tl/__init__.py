@@ -7,7 +7,7 @@ from transanno.tl._cross_validate import cross_validate
 from transanno.tl._evaluate import evaluate
 from transanno.tl._explain import explain
 from transanno.tl._reference import fit_reference, pretrain, select_genes
-from transanno.tl._refine import refine
+from transanno.tl._vote import refine
 
 __all__ = [
     "annotate",

@@ -8,13 +8,13 @@ from typing import Any
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._arguments import check_adata, check_annotation
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
-from transanno._predictions import check_fdr, check_unassigned_threshold
-from transanno._query import check_query
-from transanno._seed import seeded
+from transanno.checks._arguments import check_adata, check_annotation
+from transanno.data._cells import check_query
 from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.predictions._result import check_fdr, check_unassigned_threshold
 from transanno.tl._reference import fit_reference, reference_types
+from transanno.training._seed import seeded
 
 
 def annotate(

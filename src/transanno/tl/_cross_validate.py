@@ -13,15 +13,15 @@ from anndata import AnnData
 from scvi.utils import track
 
 from transanno._constants import CONFIDENCE_SUFFIX, UNLABELED_CATEGORY
-from transanno._predictions import Predictions, check_unassigned_threshold, write_obs
-from transanno._seed import seeded
 from transanno.metrics import CrossValidation
 from transanno.metrics._evaluate import score_cells
 from transanno.metrics._table import format_examples
 from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.predictions._result import Predictions, check_unassigned_threshold, write_obs
 from transanno.tl._folds import count_copies, make_folds, rare_types
 from transanno.tl._labeled_cells import labeled_cells
 from transanno.tl._reference import fit_reference
+from transanno.training._seed import seeded
 
 _FOLD_SUFFIX = "_fold"
 

@@ -10,7 +10,7 @@ from mudata import MuData
 
 from transanno import metrics
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
-from transanno._validation import check_obs_column
+from transanno.checks._data import check_obs_column
 
 
 def evaluate(

@@ -9,11 +9,11 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._labels import as_strings
-from transanno._validation import Message, check_choice, check_obs_column
+from transanno.checks._data import Message, check_choice, check_obs_column
+from transanno.data._labels import as_strings
+from transanno.evidence._profiles import cell_profile, label_profiles, mean_logits, measured_genes
 from transanno.models import TransAnno
-from transanno.models._minibatches import as_positions
-from transanno.models._profiles import cell_profile, label_profiles, mean_logits, measured_genes
+from transanno.training._minibatches import as_positions
 
 # A gene is expected where at least this share of a label's cells express it, and absent where at most that share of the
 # explained cells do: of one cell, none.

@@ -10,9 +10,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno._genes import align_counts, match_genes
-from transanno._labels import as_strings
-from transanno._validation import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import align_counts, match_genes
 
 
 @dataclass(frozen=True)

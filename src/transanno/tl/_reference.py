@@ -13,18 +13,18 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from transanno._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno._constants import OTHER_GENES, UNLABELED_CATEGORY
-from transanno._gene_ids import other_features
-from transanno._genes import align_counts, match_genes
-from transanno._labels import as_strings
-from transanno._other_genes import gene_shares, with_other_genes
-from transanno._repair import find_counts, say
-from transanno._seed import seeded
-from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._arguments import check_adata, check_seed, check_whole_number, one_column
+from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._find_counts import find_counts, say
+from transanno.data._gene_ids import other_features
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import align_counts, match_genes
+from transanno.data._other_genes import gene_shares, with_other_genes
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
 from transanno.tl._twin import calibrate_by_twin
+from transanno.training._seed import seeded
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import numpy as np
 from anndata import AnnData
 from sklearn.model_selection import StratifiedShuffleSplit
 
-from transanno._seed import seeded
 from transanno.models import TransAnno
 from transanno.models._calibration import MIN_HELD_OUT
+from transanno.training._seed import seeded
 
 # Share of the cells that are held out, and how many at most where whole batches are.
 _HELD_OUT, _MAX_HELD_OUT = 0.2, 0.5

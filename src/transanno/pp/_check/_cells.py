@@ -9,8 +9,8 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno._labels import as_strings
-from transanno._restore import row_chunks
+from transanno.data._labels import as_strings
+from transanno.data._restore import row_chunks
 from transanno.pp._check._report import Finding
 from transanno.tl._labeled_cells import identical_cells
 

@@ -12,13 +12,13 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno._gene_ids import GeneIds, gene_ids, map_names, other_features
-from transanno._genes import GeneMatch, align_counts, match_genes, missing_genes
-from transanno._labels import as_strings
-from transanno._repair import CountsSource, find_counts, find_names
-from transanno._restore import row_chunks
-from transanno._scale import detect_scale
-from transanno._validation import check_counts, check_layer, check_not_empty
+from transanno.checks._data import check_counts, check_layer, check_not_empty
+from transanno.data._find_counts import CountsSource, find_counts, find_names
+from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import GeneMatch, align_counts, match_genes, missing_genes
+from transanno.data._restore import row_chunks
+from transanno.data._scale import detect_scale
 from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding

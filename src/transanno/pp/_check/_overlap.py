@@ -13,11 +13,11 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import TARGET_SUM, UNLABELED_CATEGORY
-from transanno._gene_ids import other_features
-from transanno._genes import align_counts, match_genes
-from transanno._labels import as_strings
-from transanno._repair import find_counts
-from transanno._validation import check_not_empty, check_obs_column
+from transanno.checks._data import check_not_empty, check_obs_column
+from transanno.data._find_counts import find_counts
+from transanno.data._gene_ids import other_features
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import align_counts, match_genes
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import TransAnnoBase, as_model
 from transanno.nn import CellTypeHead

@@ -14,7 +14,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from mudata import MuData
 from scvi.train import Trainer, TrainRunner
 
-from transanno._validation import did_you_mean
+from transanno.checks._data import did_you_mean
 
 _MAX_SEED = 2**32 - 1
 

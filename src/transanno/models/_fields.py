@@ -18,9 +18,9 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
 from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
-from transanno._genes import check_unmeasured, missing_genes
-from transanno._labels import as_strings
-from transanno._validation import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import check_unmeasured, missing_genes
 
 logger = logging.getLogger(__name__)
 

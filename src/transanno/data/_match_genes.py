@@ -18,9 +18,9 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
-from transanno._gene_ids import MIN_SHARED_FRACTION, ensembl_prefix, is_much_better, letter_case, without_version
-from transanno._restore import readable
-from transanno._validation import check_layer, check_not_empty, check_unique_genes
+from transanno.checks._data import check_layer, check_not_empty, check_unique_genes
+from transanno.data._gene_ids import MIN_SHARED_FRACTION, ensembl_prefix, is_much_better, letter_case, without_version
+from transanno.data._restore import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

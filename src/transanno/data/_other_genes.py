@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from transanno._constants import OTHER_GENES
-from transanno._genes import sum_columns
+from transanno.data._match_genes import sum_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

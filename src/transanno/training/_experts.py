@@ -8,9 +8,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.linear_model import LogisticRegression
 
-from transanno._log_normalize import log_normalize
-from transanno._regression import fit_regression
+from transanno.data._log_normalize import log_normalize
 from transanno.nn import Shares
+from transanno.predictions._regression import fit_regression
 
 SHARES = Shares(deep=0.6, linear=0.2, cosine=0.2)
 """How much each expert says in a prediction, the same for all data (docs/decisions/0012)."""

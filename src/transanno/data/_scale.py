@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from transanno._restore import MIN_EXACT, readable, restore_rows, row_chunks, undo_logs
-from transanno._validation import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
+from transanno.checks._data import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
+from transanno.data._restore import MIN_EXACT, readable, restore_rows, row_chunks, undo_logs
 
 # Cells that detection looks at; spread over the data, since parts may differ.
 _N_SAMPLED = 256

@@ -16,8 +16,8 @@ from anndata import AnnData
 from scipy.special import softmax
 from sklearn.neighbors import NearestNeighbors
 
-from transanno._log_normalize import log_normalize
-from transanno._regression import fit_regression
+from transanno.data._log_normalize import log_normalize
+from transanno.predictions._regression import fit_regression
 
 _N_COMPONENTS = 50
 _MAX_ITERATIONS = 300

@@ -8,9 +8,9 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, UNASSIGNED_CATEGORY, UNLABELED_CATEGORY
-from transanno._labels import as_strings
-from transanno._predictions import write_obs
-from transanno._validation import Message, check_interval, check_obs_column
+from transanno.checks._data import Message, check_interval, check_obs_column
+from transanno.data._labels import as_strings
+from transanno.predictions._result import write_obs
 
 _FRACTION_SUFFIX = "_fraction"
 # Calls that name no type.

@@ -14,10 +14,10 @@ from torch import nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassF1Score
 
-from transanno._validation import check_choice, check_interval
+from transanno.checks._data import check_choice, check_interval
 
 if TYPE_CHECKING:
-    from transanno._module import TransAnnoModule
+    from transanno.training._module import TransAnnoModule
 
 # Warm restarts in epochs, as TransAnno-Net's: the second cycle is twice as long as the first, and so on.
 _FIRST_CYCLE, _CYCLE_FACTOR, _WARMUP_EPOCHS, _PEAK_DECAY = 15, 2, 5, 0.9

@@ -10,8 +10,8 @@ from anndata import AnnData
 from mudata import MuData
 from scipy.special import softmax
 
-from transanno._labels import as_strings
-from transanno._validation import check_obs_column
+from transanno.checks._data import check_obs_column
+from transanno.data._labels import as_strings
 from transanno.models._transanno import TransAnno
 
 # Calls of at least this probability stand in for labels where there are none.

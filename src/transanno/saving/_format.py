@@ -24,8 +24,8 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._io import MODEL_FILE, read_h5ad
-from transanno._plain import from_json, to_json, to_plain
+from transanno.data._files import MODEL_FILE, read_h5ad
+from transanno.saving._plain import from_json, to_json, to_plain
 
 FORMAT_VERSION = 2
 """Rises when other versions of this package cannot read what is saved; 1 was never released."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from transanno._module import TransAnnoModule
+from transanno.training._module import TransAnnoModule
 
 # Parameters with one row per gene; and what belongs to the data or the task rather than to the encoder.
 _GENE_ROWS = (

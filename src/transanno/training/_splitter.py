@@ -14,8 +14,8 @@ from scvi.data import AnnDataManager
 from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from transanno._episodes import EpisodeSampler
-from transanno._validation import check_choice, check_interval
+from transanno.checks._data import check_choice, check_interval
+from transanno.training._episodes import EpisodeSampler
 
 
 @contextmanager
@@ -170,7 +170,7 @@ class AnnotationDataSplitter(SplitOnce):
     n_labels
         Number of label categories including the unlabeled one.
     class_balance
-        ``"episodes"``: see :class:`~transanno._episodes.EpisodeSampler`; otherwise see :class:`ClassBalancedSampler`.
+        ``"episodes"``: see :class:`~transanno.training._episodes.EpisodeSampler`; otherwise see :class:`ClassBalancedSampler`.
     n_samples_per_label
         See there.
     use_labels

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transanno._module import TransAnnoModule
-from transanno._saved_model import first_line, load_restricted
+from transanno.saving._format import first_line, load_restricted
+from transanno.training._module import TransAnnoModule
 
 # What DistributedDataParallel and torch.compile put before every name.
 _WRAPPERS = ("module.", "_orig_mod.")

@@ -16,9 +16,9 @@ import pandas as pd
 from anndata import AnnData
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
-from transanno._gene_ids import best_naming, gene_ids, named_like_protein, other_features
-from transanno._restore import RestoredCounts, restore_counts
-from transanno._scale import Scale, detect_scale
+from transanno.data._gene_ids import best_naming, gene_ids, named_like_protein, other_features
+from transanno.data._restore import RestoredCounts, restore_counts
+from transanno.data._scale import Scale, detect_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

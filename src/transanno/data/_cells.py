@@ -17,10 +17,10 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import IS_MISSING_KEY, OTHER_GENES
-from transanno._genes import align_counts, match_genes, missing_genes
-from transanno._other_genes import count_other_genes
-from transanno._repair import find_counts, find_names, say
-from transanno._validation import check_counts, check_layer, check_not_empty
+from transanno.checks._data import check_counts, check_layer, check_not_empty
+from transanno.data._find_counts import find_counts, find_names, say
+from transanno.data._match_genes import align_counts, match_genes, missing_genes
+from transanno.data._other_genes import count_other_genes
 
 
 @dataclass(frozen=True)

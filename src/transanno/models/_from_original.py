@@ -11,10 +11,10 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno._checkpoint import Checkpoint
-from transanno._validation import check_unique_genes
-from transanno._vocabulary import read_vocabulary
+from transanno.checks._data import check_unique_genes
+from transanno.data._vocabulary import read_vocabulary
 from transanno.models._base import TransAnnoBase
+from transanno.saving._original import Checkpoint
 
 _Model = TypeVar("_Model", bound=TransAnnoBase)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from transanno._validation import check_unique_genes
+from transanno.checks._data import check_unique_genes
 
 VOCABULARY_FILE = "genes.txt"
 """File that holds the genes in the folder of a saved model."""

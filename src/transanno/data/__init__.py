@@ -1,0 +1,1 @@
+"""From a user's object to counts of named genes."""

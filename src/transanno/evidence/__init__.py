@@ -1,0 +1,1 @@
+"""Why a cell is called what it is."""

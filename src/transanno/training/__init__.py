@@ -1,0 +1,1 @@
+"""The network as an scvi-tools module, and how it learns."""

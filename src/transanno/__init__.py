@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transanno import metrics, pl, pp, presets, tl
+    from transanno.checks._warn import TransAnnoWarning
     from transanno.models import TransAnno, TransAnnoPretrain
 
 __version__ = version("transanno")
-__all__ = ["TransAnno", "TransAnnoPretrain", "metrics", "pl", "pp", "presets", "tl"]
+__all__ = ["TransAnno", "TransAnnoPretrain", "TransAnnoWarning", "metrics", "pl", "pp", "presets", "tl"]
 
 
 def __getattr__(name: str) -> Any:
     """Load models and subpackages on first use: `import transanno` itself is instant."""
     if name in {"TransAnno", "TransAnnoPretrain"}:
         return getattr(import_module("transanno.models"), name)
+    if name == "TransAnnoWarning":
+        return import_module("transanno.checks._warn").TransAnnoWarning
     if name in {"metrics", "pl", "pp", "presets", "tl", "models", "nn"}:
         return import_module(f"transanno.{name}")
     raise AttributeError(f"module 'transanno' has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-UNLABELED_CATEGORY: Final = "Unknown"
+UNLABELED_CATEGORY: Final = "Unlabeled"
 """Default name of the category that marks cells without a label."""
 
 UNASSIGNED_CATEGORY: Final = "Unassigned"

@@ -16,16 +16,16 @@ from transanno._cli._outputs import check_model_folder, check_output_file, check
 from transanno._cli._progress import progress_arguments
 from transanno._constants import CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
 from transanno.checks._data import check_obs_column, check_unique_genes
-from transanno.data._cells import check_query
 from transanno.data._demo import LABELS_KEY, load_demo
-from transanno.data._files import compression_of, read_h5ad, save_model, write_h5ad
+from transanno.data._files import compression_of, read_h5ad, write_h5ad
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import missing_genes
 from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
 from transanno.models import TransAnno
-from transanno.predictions._result import check_fdr, check_unassigned_threshold
-from transanno.tl._reference import reference_types
+from transanno.predictions._predict import Asked
+from transanno.saving._save import save_model
+from transanno.tl._map import fit_for_query
 
 
 def annotate(args: argparse.Namespace, console: Console) -> None:
@@ -100,18 +100,15 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
     check_unique_genes(reference.var_names, name="reference")
-    query_genes = check_query(query, reference.var_names, layer=args.layer)
-    types = reference_types(reference, args.labels_key, args.unlabeled_category)
-    check_unassigned_threshold(args.unassigned_threshold, types)
-    check_fdr(args.fdr, types)
     console.step(f"Training on {args.reference}")
-    return tl.fit_reference(
+    return fit_for_query(
+        query,
         reference,
         args.labels_key,
+        asked=Asked(unassigned_threshold=args.unassigned_threshold, fdr=args.fdr),
         batch_key=args.batch_key,
         layer=args.layer,
         unlabeled_category=args.unlabeled_category,
-        query_genes=query_genes,
         n_top_genes=args.n_top_genes,
         pretrained=args.pretrained,
         max_epochs=args.max_epochs,
@@ -152,7 +149,7 @@ def _report(
     query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
-    n_shared = int((~model.module.is_missing & ~model.module.is_other).sum())
+    n_shared = int((~model._registered_cells().is_missing & model._is_gene).sum())
     console.detail(
         f"{query.n_obs} cells annotated in {seconds:.0f} s; {n_shared} of the model's {len(model.genes)} genes are in "
         "the query.\n"

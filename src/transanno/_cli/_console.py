@@ -7,11 +7,11 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
+
+from transanno.checks._warn import TransAnnoWarning
 
 # Their messages are about the inside of a run, such as the number of data loading workers.
 _CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "scvi")
-_PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class Console:
@@ -69,8 +69,8 @@ class Console:
                     logger.setLevel(level)
 
     def _show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
-        # Libraries warn users of Python, with UserWarning, too; only what our code raises is meant for this user.
-        if category is UserWarning and Path(filename).resolve().is_relative_to(_PACKAGE):
+        # Libraries warn users of Python, too; only what our code raises is meant for this user.
+        if issubclass(category, TransAnnoWarning):
             self.warn(one_paragraph(message))
 
 

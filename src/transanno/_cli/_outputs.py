@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 from transanno.data._files import MODEL_FILE
-from transanno.data._vocabulary import VOCABULARY_FILE
-from transanno.saving._card import CARD_FILE
+from transanno.saving._save import MODEL_FILES
 
 
 def check_output_file(path: Path, inputs: dict[str, Path | None]) -> None:
@@ -36,7 +35,7 @@ def check_model_folder(path: Path, *, overwrite: bool) -> None:
             f"--save-model={path} exists and holds {_listing(found)}. Name another folder, or pass --overwrite to "
             "replace the model there."
         )
-    if set(found) - {MODEL_FILE, VOCABULARY_FILE, CARD_FILE}:
+    if set(found) - set(MODEL_FILES):
         raise ValueError(
             f"--save-model={path} holds {_listing(found)}; --overwrite only replaces a folder with nothing but a "
             f"model ({MODEL_FILE}). Name another folder."

@@ -9,7 +9,8 @@ from transanno import tl
 from transanno._cli._console import Console
 from transanno._cli._outputs import check_model_folder
 from transanno._cli._progress import progress_arguments
-from transanno.data._files import read_h5ad, save_model
+from transanno.data._files import read_h5ad
+from transanno.saving._save import save_model
 
 
 def pretrain(args: argparse.Namespace, console: Console) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import math
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+
+from transanno.checks._warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -81,7 +82,7 @@ def check_counts(matrix: np.ndarray | sp.spmatrix | sp.sparray, *, name: str) ->
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If there are fractional values that look like expected or ambient-corrected counts. These are accepted.
     """
     matrix = _as_compressed_or_dense(matrix, name=name)
@@ -146,12 +147,10 @@ def _check_fractional(matrix, *, share: float, maximum: float, found: str, name:
                 f"{name} looks log1p-normalized: {found}, and the maximum is only {maximum:.4g}. "
                 f"Raw counts are needed. {_RAW_COUNTS_CURE}"
             )
-    warnings.warn(
+    warn(
         f"{name} holds fractional counts: {found}. They are accepted as expected or ambient-corrected counts "
         "(RSEM, Alevin, SoupX). If the data were normalized instead, results will be wrong. "
-        f"{_RAW_COUNTS_CURE}",
-        UserWarning,
-        stacklevel=3,
+        f"{_RAW_COUNTS_CURE}"
     )
 
 

@@ -6,21 +6,21 @@ import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import mudata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
-from scvi import REGISTRY_KEYS
 
 from transanno._constants import IS_MISSING_KEY, OTHER_GENES
 from transanno.checks._data import check_counts, check_layer, check_not_empty
-from transanno.data._find_counts import find_counts, find_names, say
-from transanno.data._match_genes import align_counts, match_genes, missing_genes
-from transanno.data._other_genes import count_other_genes
+from transanno.data._align_counts import AlignedCounts
+from transanno.data._counts import Counts, MatrixCounts, checked_blocks, in_memory
+from transanno.data._find_counts import CountsSource, count_sources, read_counts
+from transanno.data._find_names import find_names, say
+from transanno.data._match_genes import match_genes, missing_genes
+from transanno.data._other_genes import OtherGenes
 
 
 @dataclass(frozen=True)
@@ -34,28 +34,13 @@ class DataSpec:
     modality: str | None
     obs_modalities: dict[str, str | None]
 
-    @classmethod
-    def from_registry(cls, registry: dict[str, Any]) -> DataSpec:
-        """Registry of an scvi-tools model -> spec."""
-        setup_args = registry["setup_args"]
-        modalities = setup_args.get("modalities") or {}
-        genes = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"]
-        return cls(
-            vocabulary=pd.Index(np.asarray(genes).astype(str), dtype=object),
-            layer=setup_args.get("rna_layer", setup_args.get("layer")),
-            batch_key=setup_args.get("batch_key"),
-            labels_key=setup_args.get("labels_key"),
-            modality=modalities.get("rna_layer"),
-            obs_modalities={"batch_key": modalities.get("batch_key"), "labels_key": modalities.get("labels_key")},
-        )
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AlignedData:
     """Counts in the model's gene order, with the columns of ``obs`` that the model reads."""
 
-    counts: sp.csr_matrix
-    """``(n_obs, n_vars)``, float32"""
+    counts: Counts
+    """``(n_obs, n_vars)``"""
     is_missing: np.ndarray
     """``(n_vars,)`` bool, True for genes that the data lack"""
     obs: pd.DataFrame
@@ -63,9 +48,10 @@ class AlignedData:
 
     def to_registrable(self) -> AnnData | MuData:
         """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts."""
+        assert isinstance(self.counts, MatrixCounts)  # registered data are in memory
         # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
         var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
-        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=var)
+        adata = AnnData(X=self.counts.matrix, obs=self.obs.copy(), var=var)
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
@@ -102,11 +88,13 @@ def align(
     shares: Mapping[str, float] | None = None,
     layer: str | None = None,
     name: str = "query",
+    only_some: bool = False,
 ) -> AlignedData:
     """Match genes by name, check the counts, and take the obs columns that the model reads.
 
-    ``shares`` are those of the reference's genes, see :func:`count_other_genes`. ``layer`` holds the raw counts of these
-    data, where it is not the one that the model was set up with. Counts and names that can be repaired for sure are, in our copy and with a warning.
+    ``shares`` are those of the reference's genes, see :class:`OtherGenes`. ``layer`` holds the raw counts of these data, where
+    it is not the one that the model was set up with. Counts and names that can be repaired for sure are, in our copy and with
+    a warning. Cells are read once, into memory; with ``only_some``, when they are asked for, and unchecked.
 
     Raises
     ------
@@ -119,8 +107,20 @@ def align(
     layer = spec.layer if layer is None else layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
-    counts, is_missing = _read(adata, spec.vocabulary, shares=shares, layer=layer, name=name)
-    return AlignedData(counts, is_missing, _read_obs(data, adata, spec), spec)
+    obs = read_obs(data, spec)
+
+    def read(source: CountsSource) -> AlignedData:
+        aligned, notes, tell = _match(source, spec.vocabulary, shares, name)
+        counts = aligned if only_some else in_memory(aligned)
+        say([source.found if only_some else source.note, *notes], tell)
+        if isinstance(counts, MatrixCounts):
+            check_counts(counts.matrix, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+        is_missing = aligned.match.is_missing
+        return AlignedData(counts, is_missing if aligned.others is None else np.append(is_missing, False), obs, spec)
+
+    if only_some:
+        return read(next(count_sources(adata, layer=layer, name=name)))
+    return read_counts(adata, read, layer=layer, name=name)
 
 
 def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> pd.Index:
@@ -131,43 +131,40 @@ def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> p
     """
     check_not_empty(query, name="query")
     check_layer(query, layer, name="query")
+    vocabulary = pd.Index(genes).astype(str)
+
+    def read(source: CountsSource) -> pd.Index:
+        aligned, _, _ = _match(source, vocabulary, None, "query", min_shared=1)
+        for _ in checked_blocks(aligned, name="query.X" if layer is None else f'query.layers["{layer}"]'):
+            pass
+        return vocabulary[~aligned.match.is_missing]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
-        vocabulary = pd.Index(genes).astype(str)
-        _, is_missing = _read(query, vocabulary, layer=layer, name="query", min_shared=1)
-    return vocabulary[~is_missing]
+        return read_counts(query, read, layer=layer, name="query")
 
 
-def _read(
-    adata: AnnData,
+def _match(
+    source: CountsSource,
     vocabulary: pd.Index,
-    *,
-    shares: Mapping[str, float] | None = None,
-    layer: str | None,
+    shares: Mapping[str, float] | None,
     name: str,
+    *,
     min_shared: int | None = None,
-) -> tuple[sp.csr_matrix, np.ndarray]:
-    """Counts in the order of the vocabulary ``(n_obs, n_vocabulary)``, repaired and checked, and which genes they lack."""
-    is_missing = missing_genes(adata.var)
-    source = find_counts(adata, layer=layer, name=name)
-    var = source.adata.var
-    if source.adata is not adata:
-        is_missing = missing_genes(var)
-    adds_others = OTHER_GENES in vocabulary and OTHER_GENES not in var.index
+) -> tuple[AlignedCounts, list[str], list[str]]:
+    """-> counts on the vocabulary, read when asked for, and what there is to say about names."""
+    is_missing = missing_genes(source.var)
+    adds_others = OTHER_GENES in vocabulary and OTHER_GENES not in source.var.index
     genes = vocabulary[:-1] if adds_others else vocabulary
-    names, warn, tell = find_names(var, genes, name=name)
-    say([source.note, *warn], tell)
-    match = match_genes(names, genes, var=var, is_missing=is_missing, min_shared=min_shared, name=name)
-    counts = align_counts(source.adata, match, layer=source.layer, name=name)
-    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
-    if not adds_others:
-        return counts, match.is_missing
-    others = count_other_genes(source.adata, names, is_missing, counts, genes, shares, layer=source.layer)
-    counts = sp.hstack([counts, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
-    return counts, np.append(match.is_missing, False)
+    names, notes, tell = find_names(source.var, genes, name=name)
+    match = match_genes(names, genes, var=source.var, is_missing=is_missing, min_shared=min_shared, name=name)
+    others = OtherGenes.of(names, is_missing, genes, shares) if adds_others else None
+    return AlignedCounts(source.counts, match, others, name), notes, tell
 
 
-def _read_obs(data: AnnData | MuData, adata: AnnData, spec: DataSpec) -> pd.DataFrame:
+def read_obs(data: AnnData | MuData, spec: DataSpec) -> pd.DataFrame:
+    """-> names of the cells, and the columns of batches and labels that there are, as they are."""
+    adata = rna_modality(data, spec, name="data")
     obs = pd.DataFrame(index=pd.Index(adata.obs_names.astype(str), dtype=object))
     for argument, key in (("batch_key", spec.batch_key), ("labels_key", spec.labels_key)):
         if key is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from scvi.model.base import BaseModelClass
 
 MODEL_FILE = "model.pt"
 """The one file of a model that was saved without its data."""
@@ -29,15 +27,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.tmp-{os.getpid()}")
     try:
         yield temporary
-        _sync(temporary)  # else a power cut could leave the new name with old, empty contents
+        sync(temporary)  # else a power cut could leave the new name with old, empty contents
         os.replace(temporary, target)
         if os.name == "posix":
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until what was written to a file, or into a folder, is on the disk."""
     # Windows flushes only what is open for writing, and opens no folders.
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
@@ -107,21 +106,6 @@ def compression_of(path: str | Path) -> str | None:
             values = values.get("data")
         found = getattr(values, "compression", None)
     return found if found in ("gzip", "lzf") else None
-
-
-def save_model(model: BaseModelClass, folder: str | Path) -> None:
-    """Save a model; one that was in the folder stays whole until the new one replaces it."""
-    folder = Path(os.path.realpath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    try:
-        model.save(str(temporary), save_anndata=False)
-        folder.mkdir(exist_ok=True)
-        for file in temporary.iterdir():  # model.pt, genes.txt, card.json
-            _sync(file)
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _first_line(error: BaseException) -> str:

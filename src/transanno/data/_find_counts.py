@@ -1,29 +1,26 @@
-"""What of a user's data holds raw counts, and under which names of genes: found, or restored, in a copy of our own.
+"""What of a user's data holds raw counts: found, or restored as they are read. Nothing here changes the user's object.
 
-Nothing here changes the user's object. What cannot be repaired without guessing is left as it is, for the checks after
-this to refuse.
+What cannot be repaired without guessing is left as it is, for the checks after this to refuse.
 """
 
 from __future__ import annotations
 
-import logging
-import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
-from transanno.data._gene_ids import best_naming, gene_ids, named_like_protein, other_features
-from transanno.data._restore import RestoredCounts, restore_counts
+from transanno.data._counts import Counts, MatrixCounts
+from transanno.data._restore import NoCounts, RestoredCounts
 from transanno.data._scale import Scale, detect_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from anndata import AnnData
 
-logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 # Columns of obs in which scanpy, Seurat and others keep the number of counts of a cell.
 TOTALS_KEYS = ("n_counts", "total_counts", "nCount_RNA", "n_umis", "nUMI")
@@ -33,26 +30,50 @@ TOTALS_KEYS = ("n_counts", "total_counts", "nCount_RNA", "n_umis", "nUMI")
 class CountsSource:
     """Where the counts of some data are."""
 
-    adata: AnnData
-    """the user's object, or one of ours with its cells"""
-    layer: str | None
+    matrix: Any
+    """``(n_obs, n_vars)``, what they are read from, of the user's"""
+    var: pd.DataFrame
+    """of its columns, names as strings"""
     scale: Scale | None
     """what the values are that the user pointed at; None where they are no numbers"""
-    note: str | None = None
-    """what was done, for the user"""
+    layer: str | None = None
+    """where ``matrix`` is; None: ``X``, or ``raw``"""
     restored: RestoredCounts | None = None
+    """if ``matrix`` does not hold counts itself"""
+    found: str | None = None
+    """what was found instead of counts, and done, for the user; None if nothing was"""
 
     @property
-    def matrix(self) -> Any:
-        """Values ``(n_obs, n_vars)``."""
-        return self.adata.X if self.layer is None else self.adata.layers[self.layer]
+    def counts(self) -> Counts:
+        """Cells × columns."""
+        return MatrixCounts(self.matrix) if self.restored is None else self.restored
+
+    @property
+    def note(self) -> str | None:
+        """What was done, with the doubts that there are once all cells have been read."""
+        if self.found is None or self.restored is None:
+            return self.found
+        return f"{self.found}{_doubts(self.restored)}."
 
 
-def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource:
-    """The matrix that the user points at if it may be counts; else counts beside it, or those it can be restored to.
+def read_counts(adata: AnnData, read: Callable[[CountsSource], _Result], *, layer: str | None, name: str) -> _Result:
+    """-> what ``read`` makes of the first place that holds counts; it may raise :class:`NoCounts` to be given the next one.
 
-    Looked for, in this order: ``layers["counts"]``, ``raw``, counts restored from the matrix itself, and from ``raw``. With
-    a ``layer`` that the user named, nothing but that layer.
+    Whether values can be restored is only known for sure when all of them have been read.
+    """
+    for source in count_sources(adata, layer=layer, name=name):
+        try:
+            return read(source)
+        except NoCounts:
+            continue
+    raise AssertionError("the last source is the matrix as it is")
+
+
+def count_sources(adata: AnnData, *, layer: str | None, name: str) -> Iterator[CountsSource]:
+    """Places where counts may be, the likely first.
+
+    The matrix that the user points at if it may be counts; else ``layers["counts"]``, ``raw``, counts restored from the matrix
+    itself, and from ``raw``; with a ``layer`` that the user named, nothing but that layer. The last one is the matrix as it is.
 
     Raises
     ------
@@ -60,36 +81,43 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
         If some cells hold counts and others fractions.
     """
     matrix = adata.X if layer is None else adata.layers[layer]
+    var = adata.var.set_axis(adata.var_names.astype(str))
+    as_it_is = CountsSource(matrix, var, None, layer)
     if matrix is None and layer is not None:
-        return CountsSource(adata, layer, None)
+        yield as_it_is
+        return
     base = _log_base(adata)
     scale = None
     if matrix is not None:
         if getattr(matrix, "dtype", np.dtype(object)).kind not in "biuf" or 0 in matrix.shape:
-            return CountsSource(adata, layer, None)
+            yield as_it_is
+            return
         scale = detect_scale(matrix, log_base=base)
+        as_it_is = CountsSource(matrix, var, scale, layer)
         if scale.kind in ("counts", "fractional counts", "empty"):
-            return CountsSource(adata, layer, scale)
+            yield as_it_is
+            return
     where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
     found = f"{where} holds no raw counts ({scale})" if scale is not None else f"{where} is empty"
-    if layer is None:
-        beside = _counts_beside(adata, scale, found, name)
-        if beside is not None:
-            return beside
+    raw = adata.raw if layer is None else None
+    if layer is None and COUNTS_LAYER in adata.layers and detect_scale(adata.layers[COUNTS_LAYER]).kind == "counts":
+        text = f'{found}. The raw counts of {name}.layers["{COUNTS_LAYER}"] are used.'
+        yield CountsSource(adata.layers[COUNTS_LAYER], var, scale, COUNTS_LAYER, found=text)
+    if raw is not None and detect_scale(raw.X).kind == "counts":
+        text = f"{found}. The raw counts of {name}.raw are used, with its {raw.n_vars} genes."
+        yield CountsSource(raw.X, _var_of(raw.var, adata.var), scale, found=text)
     totals = known_totals(adata.obs)
-    restored = _restored(matrix, scale, totals)
-    if restored is not None:
-        note = f"{found}. The counts of {adata.n_obs} cells were restored from it{_doubts(restored)}."
-        return CountsSource(_own(adata, restored.counts, adata.var), None, scale, note, restored)
-    if layer is None and adata.raw is not None:
-        raw_scale = detect_scale(adata.raw.X, log_base=base)
-        restored = _restored(adata.raw.X, raw_scale, totals)
-        if restored is not None:
-            note = (
-                f"{found}. The counts of {adata.n_obs} cells and {adata.raw.n_vars} genes were restored from {name}.raw, which "
-                f"is {raw_scale}{_doubts(restored)}."
-            )
-            return CountsSource(_own(adata, restored.counts, adata.raw.var), None, scale, note, restored)
+    if scale is not None and scale.is_restorable:
+        restored = RestoredCounts.of(MatrixCounts(matrix), scale.bases, totals)
+        text = f"{found}. The counts of {adata.n_obs} cells were restored from it"
+        yield CountsSource(matrix, var, scale, layer, restored, text)
+    if raw is not None and (raw_scale := detect_scale(raw.X, log_base=base)).is_restorable:
+        restored = RestoredCounts.of(MatrixCounts(raw.X), raw_scale.bases, totals)
+        text = (
+            f"{found}. The counts of {adata.n_obs} cells and {raw.n_vars} genes were restored from {name}.raw, which is "
+            f"{raw_scale}"
+        )
+        yield CountsSource(raw.X, _var_of(raw.var, adata.var), scale, None, restored, text)
     if scale is not None and scale.kind == "mixed":
         # Their maximum is that of counts, so the check of values alone would take them for fractional counts.
         raise ValueError(
@@ -97,38 +125,15 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
             "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
             'their counts, or name the layer that holds them, for example layer="counts".'
         )
-    return CountsSource(adata, layer, scale)
+    yield as_it_is
 
 
-def _restored(matrix: Any, scale: Scale | None, totals: np.ndarray | None) -> RestoredCounts | None:
-    if scale is None or not scale.is_restorable:
-        return None
-    return restore_counts(matrix, scale.bases, totals=totals)
-
-
-def _counts_beside(adata: AnnData, scale: Scale | None, found: str, name: str) -> CountsSource | None:
-    """Raw counts in the usual places beside X."""
-    if COUNTS_LAYER in adata.layers and detect_scale(adata.layers[COUNTS_LAYER]).kind == "counts":
-        return CountsSource(
-            adata, COUNTS_LAYER, scale, f'{found}. The raw counts of {name}.layers["{COUNTS_LAYER}"] are used.'
-        )
-    if adata.raw is not None and detect_scale(adata.raw.X).kind == "counts":
-        note = f"{found}. The raw counts of {name}.raw are used, with its {adata.raw.n_vars} genes."
-        return CountsSource(_own(adata, adata.raw.X, adata.raw.var), None, scale, note)
-    return None
-
-
-def _own(adata: AnnData, matrix: Any, var: pd.DataFrame) -> AnnData:
-    """-> object of ours with these values and the cells of ``adata``; neither obs nor uns are needed."""
-    if not isinstance(matrix, np.ndarray) and hasattr(matrix, "to_memory"):
-        matrix = matrix.to_memory()
-    var = var.copy()
-    if IS_MISSING_KEY in adata.var and IS_MISSING_KEY not in var and var.index.equals(adata.var.index):
-        var[IS_MISSING_KEY] = adata.var[IS_MISSING_KEY]
-    var.index = var.index.astype(str)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*names are not unique", category=UserWarning)
-        return AnnData(matrix, obs=pd.DataFrame(index=adata.obs_names.astype(str)), var=var)
+def _var_of(var: pd.DataFrame, of_matrix: pd.DataFrame) -> pd.DataFrame:
+    """``raw.var`` -> the same with the mark of unmeasured genes that ``var`` has, where these are the same genes."""
+    marked = var.set_axis(var.index.astype(str))
+    if IS_MISSING_KEY in of_matrix and IS_MISSING_KEY not in var and var.index.equals(of_matrix.index):
+        marked[IS_MISSING_KEY] = of_matrix[IS_MISSING_KEY].to_numpy()
+    return marked
 
 
 def known_totals(obs: pd.DataFrame) -> np.ndarray | None:
@@ -156,55 +161,3 @@ def _doubts(restored: RestoredCounts) -> str:
     if n_ambiguous:
         doubts.append(f"{n_ambiguous} of them up to a factor, because all of their values are the same")
     return f" ({'; '.join(doubts)})" if doubts else ", all of them whole numbers"
-
-
-def find_names(var: pd.DataFrame, vocabulary: Iterable[str], *, name: str) -> tuple[pd.Index, list[str], list[str]]:
-    """Names of the columns as the vocabulary spells them ``(n_vars,)``, what the user has to know, and what they may."""
-    vocabulary = pd.Index(vocabulary).astype(str)
-    warn, tell = [], []
-    naming = best_naming(var, vocabulary)
-    names = naming.names
-    if naming.how is not None:
-        text = (
-            f"The names of {name} are not those of the model: its genes were matched by {naming.how}, which gives "
-            f"{naming.n_shared} of the model's {len(vocabulary)} genes"
-        )
-        if naming.by_case:
-            pair = gene_ids(pd.Index(var.index)).species, gene_ids(vocabulary).species
-            species = f" ({pair[0]} here, {pair[1]} there)" if all(pair) and pair[0] != pair[1] else ""
-            text += (
-                f". This is another species{species}, or symbols were changed to upper case. Genes of one symbol in human and "
-                "mouse are mostly orthologs, but a model of the query's own species is better"
-            )
-        warn.append(f"{text}.")
-    elif naming.n_shared:
-        here, there = gene_ids(names), gene_ids(vocabulary)
-        if here.species and there.species and here.species != there.species:
-            warn.append(
-                f"The genes of {name} look like {here.species} ({here}), those of the model like {there.species}. If this is "
-                "so, a cell gets the most similar type of another species or tissue: use a model of the query's own species."
-            )
-    is_known = np.asarray(names.isin(vocabulary))
-    # A model that was set up with ADT_CD4 means the protein; one that was set up with CD4 hardly does.
-    is_other = other_features(var) & ~(is_known & named_like_protein(names))
-    if is_other.any():
-        clash = is_other & is_known
-        # Their own names would be summed with a gene's: CD4 is both.
-        names = pd.Index(np.where(is_other, names + " (no gene)", names), dtype=object)
-        text = f"{np.count_nonzero(is_other)} features of {name} are antibodies, hashtags or others beside genes"
-        if clash.any():
-            shown = ", ".join(var.index[clash][:3].astype(str))
-            warn.append(
-                f"{text}; {np.count_nonzero(clash)} of them are called like a gene ({shown}). None of them is used."
-            )
-        else:
-            tell.append(f"{text}; they are not used.")
-    return names, warn, tell
-
-
-def say(warn: Iterable[str | None], tell: Iterable[str] = ()) -> None:
-    """What was repaired, as warnings of the caller's caller; what hardly matters, in the log."""
-    for text in filter(None, warn):
-        warnings.warn(f"{text} Your object is as it was.", UserWarning, stacklevel=3)
-    for text in tell:
-        logger.info("%s", text)

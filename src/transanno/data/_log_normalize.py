@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 
@@ -17,7 +16,9 @@ def log_normalize(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> 
 
     Columns where ``is_other (n_vars,)`` is True count in the total, and are then left out.
     """
-    adata = AnnData(counts.copy())
+    import scanpy as sc  # loads matplotlib, which checks of data can do without
+
+    adata = AnnData(counts.astype(np.float32))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
         sc.pp.normalize_total(adata, target_sum=TARGET_SUM)

@@ -1,31 +1,26 @@
-"""Bringing any query onto the gene vocabulary of a model, by name.
+"""Which column of a query holds which gene of a vocabulary, by name alone; :func:`align_counts` reads in that order.
 
-Two steps: `match_genes` decides from names alone which query columns belong to which vocabulary gene, and
-`align_counts` reads the counts into that order. Genes a query lacks are reported as missing, so that a model can
-treat them as unknown; zero would claim that they were measured and not expressed.
+Genes a query lacks are reported as missing, so that a model can treat them as unknown; zero would claim that they were
+measured and not expressed.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
-from transanno.checks._data import check_layer, check_not_empty, check_unique_genes
+from transanno.checks._data import check_unique_genes
+from transanno.checks._warn import warn
 from transanno.data._gene_ids import MIN_SHARED_FRACTION, ensembl_prefix, is_much_better, letter_case, without_version
-from transanno.data._restore import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from anndata import AnnData
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +63,6 @@ class GeneMatch:
         is_missing = np.ones(len(self.vocabulary), dtype=bool)
         is_missing[self.vocabulary_columns[~self.is_placeholder]] = False
         return is_missing
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether the query's columns are the vocabulary, in its order."""
-        in_order = np.arange(len(self.vocabulary))
-        return self.n_query == len(in_order) and np.array_equal(self.vocabulary_columns, in_order)
 
     @property
     def n_shared(self) -> int:
@@ -120,7 +109,7 @@ def match_genes(
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If fewer than 80 % of the vocabulary are found, or if a vocabulary gene occurs repeatedly in the query: its
         counts will be summed.
     """
@@ -148,25 +137,21 @@ def match_genes(
     if n_shared < n_required:
         raise ValueError(
             f"Only {found}; at least {n_required} are needed. Unmatched names look like "
-            f"{_examples(measured[~measured.isin(vocabulary)])} in {name} and {_examples(vocabulary[match.is_missing])} in the "
+            f"{examples(measured[~measured.isin(vocabulary)])} in {name} and {examples(vocabulary[match.is_missing])} in the "
             f"model. {_likely_cause(measured, vocabulary, n_shared)}{_better_column(var, vocabulary, n_shared)}"
         )
     logger.info("%s", found)
     if n_shared < EXPECTED_SHARED_FRACTION * n_vocabulary:
-        warnings.warn(
+        warn(
             f"Only {found} ({n_shared / n_vocabulary:.0%}). The missing genes are treated as unknown (masked), not "
             f"as zero; expect less certain predictions. Pass all measured genes if this is a selection of them."
-            f"{_better_column(var, vocabulary, n_shared)}",
-            UserWarning,
-            stacklevel=2,
+            f"{_better_column(var, vocabulary, n_shared)}"
         )
     if match.duplicated:
-        warnings.warn(
+        warn(
             f"{len(match.duplicated)} gene name(s) of the model occur more than once in {name}: "
-            f"{_examples(match.duplicated)}. Their counts are summed. If the columns are different genes, give them "
-            "different names first.",
-            UserWarning,
-            stacklevel=2,
+            f"{examples(match.duplicated)}. Their counts are summed. If the columns are different genes, give them "
+            "different names first."
         )
     return match
 
@@ -186,134 +171,6 @@ def missing_genes(var: pd.DataFrame) -> np.ndarray:
             "not measured, so it has to be boolean, without NaN. Mend it, or give the column another name."
         )
     return column.to_numpy(dtype=bool, copy=True)  # pandas 3 gives arrays that cannot be written to, as torch wants
-
-
-def align_counts(
-    adata: AnnData,
-    match: GeneMatch,
-    *,
-    layer: str | None = None,
-    chunk_size: int = 1024,
-    name: str = "query",
-) -> sp.csr_matrix:
-    """Read counts in the order of a vocabulary: `(n_obs, n_vars)` -> `(n_obs, n_vocabulary)`.
-
-    Query columns with the same gene are summed, missing genes are empty columns. Sparse counts are never made
-    dense and backed data are read piece by piece. A view of a backed object is the exception: anndata reads the
-    whole selection.
-
-    Parameters
-    ----------
-    adata
-        Query with dense, CSR or CSC counts, in memory or backed. Never modified.
-    match
-        From :func:`match_genes` on `adata.var_names`.
-    layer
-        Layer with the counts. None means `X`.
-    chunk_size
-        Number of cells to read at once (for CSC: as many columns as hold the same number of values).
-    name
-        What to call `adata` in messages.
-
-    Returns
-    -------
-    Counts as float32, with sorted indices.
-
-    Raises
-    ------
-    KeyError
-        If the layer does not exist.
-    TypeError
-        If the counts are neither dense, CSR nor CSC numbers.
-    ValueError
-        If there are no cells or genes, if `match` was made for another number of genes, if `layer` is None and
-        there is no `X`, or if a gene that is marked as not measured has counts.
-    """
-    check_not_empty(adata, name=name)
-    check_layer(adata, layer, name=name)
-    if adata.n_vars != match.n_query:
-        raise ValueError(
-            f"{name} has {adata.n_vars} genes, but its genes were matched when there were {match.n_query}. "
-            "Match the genes again after changing them."
-        )
-    matrix = adata.X if layer is None else adata.layers[layer]
-    if matrix is None:
-        raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
-    matrix = readable(matrix)
-    if sp.issparse(matrix) and matrix.format == "csr" and match.is_identity:
-        aligned = sp.csr_matrix(_as_float32(matrix), copy=True)
-    else:
-        # A product with a 0/1 matrix sums duplicates and leaves missing genes empty, touching stored values only.
-        ones = np.ones(len(match.query_columns), dtype=np.float32)
-        selector = sp.csr_matrix(
-            (ones, (match.query_columns, match.vocabulary_columns)), shape=(match.n_query, len(match.vocabulary))
-        )
-        read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
-        aligned = sp.csr_matrix(read(matrix, selector, match.query_columns, chunk_size))
-    aligned.sum_duplicates()  # sorts indices, too
-    # A gene can have a placeholder and a column of its own beside it.
-    is_placeholder = np.zeros(len(match.vocabulary), dtype=bool)
-    is_placeholder[match.vocabulary_columns[match.is_placeholder]] = True
-    check_unmeasured(aligned, is_placeholder & match.is_missing, match.vocabulary, name=name)
-    return aligned
-
-
-def sum_columns(adata: AnnData, columns: np.ndarray, *, layer: str | None = None, chunk_size: int = 1024) -> np.ndarray:
-    """Counts of these columns together, for every cell `(n_obs,)`; read as :func:`align_counts` reads them."""
-    matrix = readable(adata.X if layer is None else adata.layers[layer])
-    ones = np.ones(len(columns), dtype=np.float32)
-    selector = sp.csr_matrix((ones, (columns, np.zeros(len(columns), dtype=int))), shape=(adata.n_vars, 1))
-    read = _read_by_columns if getattr(matrix, "format", None) == "csc" else _read_by_rows
-    return np.asarray(read(matrix, selector, columns, chunk_size).sum(axis=1), dtype=np.float64).ravel()
-
-
-def check_unmeasured(counts: Any, is_missing: np.ndarray, genes: pd.Index, *, name: str) -> None:
-    """Raise if values stand where nothing was measured: masking them would lose them without a word."""
-    columns = np.flatnonzero(is_missing)
-    if columns.size == 0:
-        return
-    is_filled = np.asarray((counts[:, columns] != 0).sum(axis=0)).ravel() > 0
-    if is_filled.any():
-        raise ValueError(
-            f'{np.count_nonzero(is_filled)} gene(s) of {name} have counts, although var["{IS_MISSING_KEY}"] says that '
-            f"they were not measured: {_examples(genes[columns[is_filled]])}. Set it to False for genes that were "
-            "measured, or delete the column if it describes other data."
-        )
-
-
-def _read_by_rows(matrix, selector: sp.csr_matrix, columns: np.ndarray, chunk_size: int) -> sp.spmatrix:
-    """Dense or CSR `(n_obs, n_vars)`, in memory or on disk -> `(n_obs, n_vocabulary)`."""
-    chunks = []
-    for start in range(0, matrix.shape[0], chunk_size):
-        chunk = matrix[start : start + chunk_size]
-        if sp.issparse(chunk):
-            chunks.append(_as_float32(chunk) @ selector)
-        else:
-            wanted = _as_float32(np.asarray(chunk)[:, columns])
-            chunks.append(sp.csr_matrix(wanted) @ selector[columns])
-    return sp.vstack(chunks, format="csr")
-
-
-def _read_by_columns(matrix, selector: sp.csr_matrix, columns: np.ndarray, chunk_size: int) -> sp.spmatrix:
-    """CSC `(n_obs, n_vars)`, in memory or on disk -> `(n_obs, n_vocabulary)`."""
-    # A range of rows of a CSC file lies all over it: reading by rows would read the whole file for every chunk.
-    n_obs, n_vars = matrix.shape
-    step = max(1, chunk_size * n_vars // n_obs)
-    chunks = []
-    for start in range(0, n_vars, step):
-        wanted = columns[(columns >= start) & (columns < start + step)] - start
-        chunks.append(_as_float32(matrix[:, start : start + step][:, wanted]))
-    return sp.hstack(chunks, format="csc") @ selector[columns]
-
-
-def _as_float32(counts):
-    """Convert before anything is summed: in uint8 or bool a sum would wrap around."""
-    if counts.dtype.kind not in "biuf":
-        raise TypeError(
-            f"Counts have dtype {counts.dtype}; real numbers in a dense, CSR or CSC matrix are needed. "
-            'Convert them, for example with .astype("float32").'
-        )
-    return counts.astype(np.float32, copy=False)
 
 
 def _n_required(min_shared: int | None, n_vocabulary: int) -> int:
@@ -381,6 +238,6 @@ def _better_column(var: pd.DataFrame | None, vocabulary: pd.Index, n_shared: int
     )
 
 
-def _examples(names: Iterable[str]) -> str:
+def examples(names: Iterable[str]) -> str:
     """First three of `names`, cut where they are no names."""
     return ", ".join(name if len(name) <= 80 else f"{name[:80]}…" for name in list(names)[:3]) or "(none)"

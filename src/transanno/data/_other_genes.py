@@ -7,68 +7,50 @@ totals from it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
-from anndata import AnnData
-
-from transanno._constants import OTHER_GENES
-from transanno.data._match_genes import sum_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-
-def gene_shares(counts: sp.csr_matrix, genes: pd.Index) -> dict[str, float]:
-    """Counts ``(n_obs, n_vars)`` -> share of each gene in all counts, by name: what a library is made of."""
-    total = np.asarray(counts.sum(axis=0), dtype=np.float64).ravel()
-    return dict(zip(genes.astype(str), (total / max(total.sum(), 1.0)).tolist(), strict=True))
+    import pandas as pd
 
 
-def with_other_genes(adata: AnnData, genes: pd.Index) -> AnnData:
-    """-> these genes of ``adata`` and, as the last column, the counts of all others of its genes."""
-    chosen = adata[:, genes]
-    others = np.asarray(adata.X.sum(axis=1) - chosen.X.sum(axis=1), dtype=np.float32).reshape(-1, 1)
-    counts = sp.hstack([sp.csr_matrix(chosen.X), sp.csr_matrix(others)], format="csr", dtype=np.float32)
-    return AnnData(counts, obs=adata.obs.copy(), var=pd.DataFrame(index=[*genes.astype(str), OTHER_GENES]))
+@dataclass(frozen=True, eq=False)
+class OtherGenes:
+    """Which columns of some data count as other genes, and how many more molecules there would be had all been measured."""
 
+    is_outside: np.ndarray
+    """``(n_query,)`` bool"""
+    measured: float = 1.0
+    """share of the reference's counts that the measured genes have there"""
 
-def count_other_genes(
-    adata: AnnData,
-    names: pd.Index,
-    is_missing: np.ndarray,
-    counts: sp.csr_matrix,
-    vocabulary: pd.Index,
-    shares: Mapping[str, float] | None,
-    *,
-    layer: str | None,
-) -> np.ndarray:
-    """-> counts of a query's cells outside the vocabulary ``(n_obs,)``, in whole molecules.
+    @classmethod
+    def of(
+        cls, names: pd.Index, is_missing: np.ndarray, vocabulary: pd.Index, shares: Mapping[str, float] | None
+    ) -> OtherGenes:
+        """Names of the columns as the vocabulary spells them and which are placeholders ``(n_query,)`` -> the others.
 
-    ``shares`` are those of :func:`gene_shares` in the reference: only its genes count. Where the query measured a part
-    of them, a cell's total is that of the part, divided by the share that the part has in the reference. Without
-    ``shares`` all genes outside the vocabulary count.
+        ``shares`` are those of the genes in the counts of the reference: only its genes count. Where the query measured a part
+        of them, a cell's total is that of the part, divided by the share that the part has in the reference. Without
+        ``shares`` all genes outside the vocabulary count.
+        """
+        is_outside = np.asarray(~names.isin(vocabulary) & ~is_missing)
+        if shares is None:
+            return cls(is_outside)
+        measured = sum(shares.get(name, 0.0) for name in set(names[~is_missing]))
+        is_all = measured >= 1.0 - 1e-6 or measured <= 0.0
+        return cls(is_outside & names.isin(shares), 1.0 if is_all else measured)
 
-    Parameters
-    ----------
-    adata, names, is_missing, layer
-        The query, the names of its columns ``(n_query,)`` as the vocabulary spells them, which of them are placeholders,
-        and the layer of its counts.
-    counts
-        Its counts in the vocabulary ``(n_obs, n_vocabulary)``.
-    vocabulary
-        Genes of the model.
-    """
-    is_outside = ~names.isin(vocabulary) & ~is_missing
-    if shares is not None:
-        is_outside &= names.isin(shares)
-    others = sum_columns(adata, np.flatnonzero(is_outside), layer=layer)
-    if shares is None:
-        return others
-    measured = sum(shares.get(name, 0.0) for name in set(names[~is_missing]))
-    if measured >= 1.0 - 1e-6 or measured <= 0.0:
-        return others
-    inside = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
-    return np.rint((inside + others) / measured - inside)
+    def scale(self, counts: sp.csr_matrix) -> sp.csr_matrix:
+        """Counts ``(n_obs, n_vars)``, the others last -> the same, with as many others as had all genes been measured."""
+        if self.measured == 1.0:
+            return counts
+        total = np.asarray(counts.sum(axis=1), dtype=np.float64).ravel()
+        genes = counts[:, :-1]
+        inside = np.asarray(genes.sum(axis=1), dtype=np.float64).ravel()
+        others = np.rint(total / self.measured - inside)
+        return sp.hstack([genes, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)

@@ -7,10 +7,12 @@ multiples of one unit, the value of a gene with a single count, which is nearly 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
+
+from transanno.data._counts import CELLS_PER_BLOCK, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,19 +29,62 @@ _N_SEARCHED = 64
 # Share of the cells that have to be whole multiples of their unit.
 MIN_EXACT = 0.99
 
-_CELLS_PER_CHUNK = 4096
+
+class NoCounts(ValueError):
+    """A place turned out not to hold the counts that are wanted, such as values that are no multiples of one unit."""
 
 
 @dataclass(frozen=True, eq=False)
 class RestoredCounts:
-    """Counts that normalized or logged values were made of, and how sure they are."""
+    """Counts that normalized or logged values were made of, restored as they are read.
 
-    counts: sp.csr_matrix
-    """``(n_obs, n_vars)``, float32 whole numbers"""
+    Raises :class:`NoCounts` when that turns out to be impossible, at the latest when all cells have been read.
+    """
+
+    values: Counts
+    """none of them negative"""
+    bases: tuple[float, ...]
+    """of the logarithms that were taken, the last first"""
+    totals: np.ndarray | None
+    """``(n_obs,)`` numbers of counts of the cells, if they are known"""
     is_inexact: np.ndarray
-    """``(n_obs,)`` bool, cells whose values are no multiples of one unit: their counts are rounded"""
+    """``(n_obs,)`` bool, of the cells read so far those whose values are no multiples of one unit: their counts are rounded"""
     is_ambiguous: np.ndarray
-    """``(n_obs,)`` bool, cells whose values are all the same and whose total is unknown: taken as single counts"""
+    """``(n_obs,)`` bool, of the cells read so far those whose values are all the same and whose total is unknown: taken as
+    single counts"""
+
+    @classmethod
+    def of(cls, values: Counts, bases: tuple[float, ...] = (), totals: np.ndarray | None = None) -> RestoredCounts:
+        """-> counts of which none was read so far."""
+        return cls(values, bases, totals, *np.zeros((2, values.shape[0]), dtype=bool))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_obs, n_vars)``"""
+        return self.values.shape
+
+    def rows(self, positions: np.ndarray) -> sp.csr_matrix:
+        """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
+        return self._restore(self.values.rows(positions), positions)
+
+    def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
+        """All cells in their order, at most so many at a time."""
+        start = 0
+        for block in self.values.blocks(n_rows):
+            yield self._restore(block, np.arange(start, start + block.shape[0]))
+            start += block.shape[0]
+
+    def _restore(self, block: sp.csr_matrix, positions: np.ndarray) -> sp.csr_matrix:
+        if not np.isfinite(block.data).all() or (block.data < 0).any():
+            raise NoCounts
+        values = undo_logs(block.data, self.bases)
+        if values is None:
+            raise NoCounts
+        totals = None if self.totals is None else self.totals[positions]
+        counts, self.is_inexact[positions], self.is_ambiguous[positions], _ = restore_rows(values, block.indptr, totals)
+        if np.count_nonzero(self.is_inexact) > (1 - MIN_EXACT) * self.shape[0]:
+            raise NoCounts
+        return sp.csr_matrix((counts.astype(np.float32), block.indices, block.indptr), shape=block.shape, copy=False)
 
 
 def undo_logs(values: np.ndarray, bases: tuple[float, ...]) -> np.ndarray | None:
@@ -51,33 +96,6 @@ def undo_logs(values: np.ndarray, bases: tuple[float, ...]) -> np.ndarray | None
             return None
         np.expm1(values, out=values)
     return values
-
-
-def restore_counts(
-    matrix: Any, bases: tuple[float, ...] = (), *, totals: np.ndarray | None = None
-) -> RestoredCounts | None:
-    """Values ``(n_obs, n_vars)``, none of them negative -> counts, or None if they are not multiples of a unit.
-
-    ``bases`` are those of the logarithms that were taken, the last first, and ``totals`` ``(n_obs,)`` the numbers of counts
-    of the cells if they are known. A chunk is held as float64 at a time; ``matrix`` may be on disk.
-    """
-    n_obs = matrix.shape[0]
-    parts, inexact, ambiguous = [], np.zeros(n_obs, dtype=bool), np.zeros(n_obs, dtype=bool)
-    for start, chunk in row_chunks(matrix):
-        stop = start + chunk.shape[0]
-        if not np.isfinite(chunk.data).all() or (chunk.data < 0).any():
-            return None
-        values = undo_logs(chunk.data, bases)
-        if values is None:
-            return None
-        chunk_totals = None if totals is None else totals[start:stop]
-        counts, inexact[start:stop], ambiguous[start:stop], _ = restore_rows(values, chunk.indptr, chunk_totals)
-        if np.count_nonzero(inexact) > (1 - MIN_EXACT) * n_obs:
-            return None
-        parts.append(
-            sp.csr_matrix((counts.astype(np.float32), chunk.indices, chunk.indptr), shape=chunk.shape, copy=False)
-        )
-    return RestoredCounts(sp.vstack(parts, format="csr"), inexact, ambiguous)
 
 
 def restore_rows(
@@ -104,32 +122,6 @@ def restore_rows(
     inexact[rows], ambiguous[rows] = is_off, is_single & ~is_off
     smallest[rows] = np.minimum.reduceat(counts, starts)
     return counts, inexact, ambiguous, smallest
-
-
-def readable(matrix: Any) -> Any:
-    """The matrix, or if it is one that scipy can hold but neither copy nor slice, float16, the same as float32."""
-    if sp.issparse(matrix) and matrix.dtype == np.float16:
-        return type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
-    return matrix
-
-
-def row_chunks(matrix: Any, size: int = _CELLS_PER_CHUNK) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """Dense or sparse, in memory or on disk -> first row and CSR without stored zeros, a few thousand cells at a time."""
-    if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
-        matrix = matrix.to_memory()  # the rows of a CSC file lie all over it
-    matrix = readable(matrix)
-    if sp.issparse(matrix) and matrix.format != "csr":
-        matrix = matrix.tocsr()
-    for start in range(0, matrix.shape[0], size):
-        chunk = matrix[start : start + size]
-        if chunk.dtype == np.float16:
-            chunk = np.asarray(chunk).astype(np.float32)  # which sparse matrices cannot hold
-        if not chunk.dtype.isnative:  # of a file from another kind of machine
-            chunk = chunk.astype(chunk.dtype.newbyteorder("="))
-        chunk = sp.csr_matrix(chunk if sp.issparse(chunk) else np.asarray(chunk), copy=True)
-        chunk.sum_duplicates()
-        chunk.eliminate_zeros()
-        yield start, chunk
 
 
 def _round(

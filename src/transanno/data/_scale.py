@@ -11,7 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from transanno.checks._data import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
-from transanno.data._restore import MIN_EXACT, readable, restore_rows, row_chunks, undo_logs
+from transanno.data._counts import MatrixCounts, readable
+from transanno.data._restore import MIN_EXACT, restore_rows, undo_logs
 
 # Cells that detection looks at; spread over the data, since parts may differ.
 _N_SAMPLED = 256
@@ -96,7 +97,7 @@ def sampled_rows(matrix: Any, n: int = _N_SAMPLED) -> sp.csr_matrix:
         matrix = matrix[:, :n]  # whole columns are what can be read of it in reasonable time
     elif matrix.shape[0] > n:
         matrix = matrix[np.unique(np.linspace(0, matrix.shape[0] - 1, n).astype(int))]
-    return sp.vstack([chunk for _, chunk in row_chunks(matrix)], format="csr")
+    return MatrixCounts(matrix).rows(np.arange(matrix.shape[0]))
 
 
 def _candidates(log_base: float | None) -> list[tuple[float, ...]]:

@@ -1,50 +1,59 @@
-"""What both models share: training, reading data for inference, cell states, saving and loading."""
+"""What both models share: registered and given cells, training, inference, saving and loading."""
 
 from __future__ import annotations
 
 import inspect
-import logging
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
 from scvi.dataloaders import DataSplitter
+from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._constants import OTHER_GENES
-from transanno.data._cells import AlignedData, DataSpec, align, rna_modality
+from transanno.checks._data import did_you_mean
+from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_modality
+from transanno.data._counts import MatrixCounts
 from transanno.data._match_genes import missing_genes
 from transanno.models._fields import encode_batches
-from transanno.models._registry import as_anndata_registry
-from transanno.models._saving import SavingMixin
-from transanno.nn import sum_over_cells, sum_over_genes
-from transanno.training._minibatches import Minibatch, as_positions, as_tensor, first_rows, take_rows
+from transanno.models._registry import as_anndata_registry, spec_of
+from transanno.nn import Architecture
+from transanno.predictions._run import Cells, Outputs, run
+from transanno.predictions._torch import TorchBackend, as_tensor, center_of
+from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
+from transanno.saving._save import card_of, write_beside
+from transanno.training._minibatches import Minibatch, as_positions, first_rows
 from transanno.training._module import TransAnnoModule
 from transanno.training._plan import TransAnnoTrainingPlan
-
-logger = logging.getLogger(__name__)
-
-# Cells whose mean stands for that of a data set, and as how many cells the mean of the reference counts beside them: of one
-# cell there is no mean to speak of.
-_N_CENTER, _N_PRIOR = 20_000, 5
+from transanno.training._threads import at_most_threads
 
 # Cells from which gene embeddings and mean expression start.
 _N_INITIALIZATION = 5000
-# Cells, or minibatches, that a training run visits at least, small references many times over, and its bounds in epochs.
-_MIN_EPOCHS = 5
-N_VISITS, N_STEPS, MAX_EPOCHS = 30_000, 400, 20
-N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS = 90_000, 120
 
 
-class TransAnnoBase(SavingMixin):
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """The object that the user gave and that predictions are written to, where that is not the registered one."""
+
+    target: AnnData | MuData
+    layer: str | None
+    """of its counts; None: that of the model"""
+    registered: AnnData | MuData
+    """the aligned copy of it"""
+
+
+class TransAnnoBase(BaseModelClass):
     """Base of both models; stands first in their bases so that its guards run before scvi-tools' methods."""
 
     module: TransAnnoModule
@@ -55,11 +64,9 @@ class TransAnnoBase(SavingMixin):
 
     # Share of every gene in the counts of the reference, where the model normalizes by all counts of a cell.
     gene_shares_: dict[str, float] | None = None
-    # The object that the user gave and that predictions are written to, where it is not `adata` itself.
-    _target: AnnData | MuData | None = None
-    _target_layer: str | None = None
-    # The aligned copy of it that was registered.
-    _aligned_adata: AnnData | MuData | None = None
+    _attached: Attached | None = None
+    # Registered counts, and the mean of their log-expression: it is computed once, and belongs to the data set.
+    _registered_center: tuple[Any, torch.Tensor | None] | None = None
 
     def __init__(self, adata: AnnData | MuData | None = None, registry: dict[str, Any] | None = None) -> None:
         has_labels = "labels_key" in inspect.signature(self.setup_anndata).parameters
@@ -67,24 +74,26 @@ class TransAnnoBase(SavingMixin):
         if adata is not None:
             self._validate_anndata(adata)  # another model may have been set up on it since
 
-    def _build_module(self, architecture: dict[str, Any], *, summary: str = "", **module_kwargs: Any) -> None:
+    def _build_module(self, architecture: Architecture, *, n_labels: int = 0, summary: str = "") -> None:
         """Make the module, and remember its architecture with the defaults that it filled in."""
+        known = Architecture.__annotations__.keys() - ({"head"} if n_labels == 0 else set())
+        for name in architecture.keys() - known:
+            raise TypeError(
+                f"{type(self).__name__} has no argument {name!r}. {did_you_mean(name, sorted(known), what='Arguments')}"
+            )
         stats = self.summary_stats
-        self.module = self._module_cls(n_input=stats.n_vars, n_batch=stats.n_batch, **module_kwargs, **architecture)
+        self.module = self._module_cls(stats.n_vars, stats.n_batch, n_labels, **architecture)
         self._model_summary_string = (
-            f"{type(self).__name__} model with encoder {architecture['encoder']!r}, "
-            f"{describe(self.module.encoder_arguments)}, genes: {stats.n_vars}, batches: {stats.n_batch}{summary}"
+            f"{type(self).__name__} model with {describe(dict(self.module.architecture))}, genes: {stats.n_vars}, "
+            f"batches: {stats.n_batch}{summary}"
         )
         self.module.is_other.copy_(torch.from_numpy(~self._is_gene))
-        filled = architecture | self.module.encoder_arguments
-        if "head" in architecture:
-            filled["head"] = self.module.head
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
-        self.init_params_ = {"kwargs": {}, "non_kwargs": filled}
+        self.init_params_ = {"kwargs": {}, "non_kwargs": dict(self.module.architecture)}
 
     @property
     def _spec(self) -> DataSpec:
-        return DataSpec.from_registry(self.registry)
+        return spec_of(self.registry)
 
     @property
     def genes(self) -> pd.Index:
@@ -101,6 +110,55 @@ class TransAnnoBase(SavingMixin):
         if self.adata is None and self._spec.modality is not None and not legacy_mudata_format:
             return {self._spec.modality: self._spec.vocabulary.to_numpy()}
         return super().get_var_names(legacy_mudata_format=legacy_mudata_format)
+
+    # -- cells ---------------------------------------------------------------------------------------------------
+
+    def _attach(self, target: AnnData | MuData, *, layer: str | None = None) -> None:
+        """Remember whose cells the registered ones are, and in which layer."""
+        self._attached = Attached(target, layer, self.adata)
+
+    def _resolve(self, adata: AnnData | MuData | None = None, *, only_some: bool = False) -> tuple[Any, Cells]:
+        """-> the user's object, the model's own by default, and its cells; with ``only_some`` read when they are asked for."""
+        registered = self.adata
+        # `model.adata = other` attaches data in the model's gene order, or scvi-tools had refused them.
+        attached = self._attached if self._attached is not None and self._attached.registered is registered else None
+        own = registered if attached is None else attached.target
+        target: Any = own if adata is None else adata
+        if target is None:
+            raise ValueError(
+                "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
+            )
+        is_own = target is registered or target is own
+        # The user may have subset or reordered the object since.
+        if is_own and target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
+            self._validate_anndata(registered)  # another model may have registered it since
+            return target, self._registered_cells()
+        layer = attached.layer if is_own and attached is not None else None
+        aligned = align(target, self._spec, shares=self.gene_shares_, layer=layer, name="adata", only_some=only_some)
+        return target, self._encode(aligned)
+
+    def _encode(self, aligned: AlignedData) -> Cells:
+        state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        can_map = hasattr(self, "load_query_data")
+        batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
+        return Cells(aligned.counts, batch, aligned.is_missing, aligned.obs)
+
+    def _registered_cells(self) -> Cells:
+        counts = MatrixCounts(self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY))
+        batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+        # The registered data mark which genes were not measured: these are unknown, not zero.
+        is_missing = missing_genes(rna_modality(self.adata, self._spec, name="adata").var)
+        return Cells(counts, batch, is_missing, read_obs(self.adata, self._spec))
+
+    def _center(self, cells: Cells) -> torch.Tensor | None:
+        """Mean log-expression of the data set that the cells are; None if no result depends on it."""
+        matrix = getattr(cells.counts, "matrix", None)
+        if self._registered_center is not None and self._registered_center[0] is matrix:
+            return self._registered_center[1]
+        center = center_of(self.module, cells, np.arange(cells.counts.shape[0]))
+        if self.adata is not None and matrix is self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY):
+            self._registered_center = matrix, center
+        return center
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -128,7 +186,8 @@ class TransAnnoBase(SavingMixin):
         n_steps = getattr(data_splitter, "n_train", 0) // max(getattr(data_splitter, "batch_size", 128), 1)
         trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
         self.module.train()  # Lightning leaves a trained module in evaluation mode, without dropout
-        plan = self._training_plan_cls(self.module, **plan_kwargs)
+        self._registered_center = None
+        plan = self._training_plan_cls(self.module, is_missing=self._missing_in(data_splitter), **plan_kwargs)
         was_trained: bool = self.is_trained  # type: ignore[has-type]
         # A trained model without a history, as load_query_data makes it, would not be given one.
         self.is_trained = was_trained and self.history is not None
@@ -155,12 +214,12 @@ class TransAnnoBase(SavingMixin):
                 "load(dir_path, adata), or pass a datamodule."
             )
         self._validate_anndata(self.adata)
-        self._mask_missing_genes()
 
-    def _mask_missing_genes(self) -> None:
-        """Genes that the registered data mark as not measured are unknown to the module, not zero."""
-        var = rna_modality(self.adata, self._spec, name="adata").var
-        self.module.is_missing.copy_(torch.from_numpy(missing_genes(var)))
+    def _missing_in(self, data_splitter: Any) -> torch.Tensor:
+        """-> genes that the cells to train on lack ``(n_vars,)``; a data module of the user's has all."""
+        if isinstance(data_splitter, DataSplitter):
+            return torch.from_numpy(self._registered_cells().is_missing)
+        return torch.zeros(self.module.n_input, dtype=torch.bool)
 
     def _initialize_module(self, data_splitter: Any, *, genes: bool) -> None:
         """Start gene embeddings and mean expression from a sample of the training cells, validation cells left out."""
@@ -168,149 +227,33 @@ class TransAnnoBase(SavingMixin):
         if isinstance(data_splitter, DataSplitter):
             sample = np.asarray(data_splitter.train_idx, dtype=int)
             sample = np.sort(sample[torch.randperm(len(sample))[:_N_INITIALIZATION].numpy()])
-            dense = as_tensor(take_rows(self._registered_counts(), sample), sparse=False)
+            dense = as_tensor(self._registered_cells().counts.rows(sample), sparse=False)
         else:
             key = REGISTRY_KEYS.X_KEY
             dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION, key)[key]
-        self.module.initialize_from_data(dense, genes=genes)
+        self.module.initialize_from_data(dense, self._missing_in(data_splitter), genes=genes)
 
     # -- inference -----------------------------------------------------------------------------------------------
 
-    def _registered_counts(self) -> Any:
-        return self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
-
-    def _resolve(self, adata: AnnData | MuData | None) -> tuple[AnnData | MuData, AlignedData | None]:
-        """-> the user's object, and its aligned data unless it is the data registered with the model."""
-        registered = self.adata
-        if self._target is not None and registered is not self._aligned_adata:
-            # `model.adata = other`: data in the model's gene order, or scvi-tools had refused them.
-            self._target = self._target_layer = None
-        if registered is not None:
-            self._mask_missing_genes()
-        target: Any = registered if self._target is None else self._target
-        if adata is not None:
-            target = adata
-        elif target is None:
-            raise ValueError(
-                "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
-            )
-        is_own = target is registered or target is self._target
-        if registered is not None and is_own:
-            # The user may have subset or reordered the object since.
-            if target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
-                self._validate_anndata(registered)  # another model may have registered it since
-                return target, None
-        return target, align(
-            target, self._spec, shares=self.gene_shares_, layer=self._target_layer if is_own else None, name="adata"
-        )
-
-    def _minibatches(
+    def _run(
         self,
-        aligned: AlignedData | None,
-        indices: np.ndarray,
-        batch_size: int | None,
+        cells: Cells,
+        positions: np.ndarray,
+        batch_size: int | None = None,
         *,
-        allow_sparse: bool = True,
-    ) -> Iterator[Minibatch]:
-        """Cells at ``indices``, in that order -> minibatches on the CPU."""
-        if aligned is None:
-            counts = self._registered_counts()
-            batch = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        else:
-            counts = aligned.counts
-            state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
-            can_map = hasattr(self, "load_query_data")
-            batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
-        # Sparse kernels pay on a CPU.
-        reads_sparse = allow_sparse and self.module.encoder.reads_sparse and self.module.device.type == "cpu"
-        size = batch_size or self.module.encoder.inference_batch_size
-        for start in range(0, len(indices), size):
-            rows = indices[start : start + size]
-            yield {
-                REGISTRY_KEYS.X_KEY: as_tensor(take_rows(counts, rows), sparse=reads_sparse),
-                REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(batch[rows].astype(np.int64))[:, None],
-            }
-
-    def _counts(self, aligned: AlignedData | None, indices: np.ndarray) -> sp.csr_matrix:
-        """Counts of some cells ``(n_cells, n_vars)``."""
-        counts = self._registered_counts() if aligned is None else aligned.counts
-        if sp.issparse(counts):
-            return sp.csr_matrix(counts[indices], dtype=np.float32)
-        return sp.csr_matrix(take_rows(counts, indices), dtype=np.float32)
-
-    def _is_missing(self, aligned: AlignedData | None) -> torch.Tensor:
-        """-> genes that the data lack ``(n_vars,)``."""
-        if aligned is None:
-            return self.module.is_missing
-        return torch.from_numpy(aligned.is_missing).to(self.module.device)
-
-    def _center(self, aligned: AlignedData | None, cells: np.ndarray | None = None) -> torch.Tensor | None:
-        """Mean log-expression ``(n_vars,)`` of a data set, or of some of its cells, drawn a little to that of the reference.
-
-        None if no result depends on it.
-        """
-        if not self.module.reads_center:
-            return None
-        if cells is None:
-            cells = np.arange(self._registered_counts().shape[0] if aligned is None else len(aligned.obs))
-        n_cells = min(len(cells), _N_CENTER)
-        sample = cells[np.linspace(0, len(cells) - 1, n_cells).round().astype(int)] if n_cells else cells
-        total = _N_PRIOR * self.module.mean_expression
-        is_missing = self._is_missing(aligned)
-        for tensors in self._minibatches(aligned, sample, None):
-            counts = tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)
-            total = total + sum_over_cells(self.module.normalize(counts, (is_missing | self.module.is_other)[None, :]))
-        return total / (n_cells + _N_PRIOR)
-
-    def _infer(
-        self,
-        output: str,
-        aligned: AlignedData | None,
-        indices: np.ndarray,
-        batch_size: int | None,
-        dataloader: Iterable[Minibatch] | None = None,
-        *,
+        axes: np.ndarray | None = None,
         center: torch.Tensor | None = None,
-    ) -> np.ndarray:
-        """One of the module's outputs for every cell -> ``(n_cells, ...)``."""
-        return self._infer_all((output,), aligned, indices, batch_size, dataloader, center=center)[0]
+    ) -> Outputs:
+        """Cells at ``positions`` -> outputs; ``center`` is the mean of their data set, by default of all ``cells``."""
+        backend = TorchBackend(self.module, center=self._center(cells) if center is None else center, axes=axes)
+        return run(backend, cells, positions, batch_size=batch_size or self.module.encoder.inference_batch_size)
 
-    def _infer_all(
-        self,
-        outputs: Sequence[str],
-        aligned: AlignedData | None,
-        indices: np.ndarray,
-        batch_size: int | None,
-        dataloader: Iterable[Minibatch] | None = None,
-        *,
-        projection: torch.Tensor | None = None,
-        center: torch.Tensor | None = None,
-    ) -> list[np.ndarray]:
-        """Some of the module's outputs for every cell -> ``(n_cells, ...)`` of each.
-
-        One more, ``"projected"``, is the product of log-expression with ``projection (n_vars, width)``. ``center`` is the
-        mean of the data set, by default that of all of its cells, and with a ``dataloader`` that of the reference.
-        """
-        is_missing = self._is_missing(aligned)
-        if center is None and dataloader is None:
-            center = self._center(aligned)
-        minibatches = dataloader if dataloader is not None else self._minibatches(aligned, indices, batch_size)
-        parts: list[list[np.ndarray]] = [[] for _ in outputs]
-        self.module.eval()
-        with torch.inference_mode():
-            for tensors in minibatches:
-                inputs = self.module._get_inference_input(tensors)
-                found = self.module.inference(**inputs, is_missing=is_missing, center=center)
-                if projection is not None:
-                    found["projected"] = sum_over_genes(found["expression"], projection)
-                for part, output in zip(parts, outputs, strict=True):
-                    part.append(found[output].float().cpu().numpy())
-        widths = {"logits": self.module.n_classes, "z": self.module.n_latent}
-        widths["projected"] = 0 if projection is None else projection.shape[1]
-        return [
-            np.concatenate(part) if part else np.zeros((0, widths[output]), dtype=np.float32)
-            for part, output in zip(parts, outputs, strict=True)
-        ]
+    def _run_minibatches(self, dataloader: Iterable[Minibatch]) -> Outputs:
+        """Minibatches of the user's, of which nothing else is known, -> outputs."""
+        is_missing = np.zeros(self.module.n_input, dtype=bool)
+        if self.adata is not None:
+            is_missing = self._registered_cells().is_missing
+        return TorchBackend(self.module).run_minibatches(dataloader, is_missing)
 
     def get_latent_representation(
         self,
@@ -342,25 +285,163 @@ class TransAnnoBase(SavingMixin):
         """
         self._check_if_trained()
         if dataloader is not None:
-            return self._infer("z", None, np.zeros(0, int), None, dataloader)
-        target, aligned = self._resolve(adata)
-        return self._infer("z", aligned, as_positions(indices, target.n_obs), batch_size)
+            return self._run_minibatches(dataloader).z
+        target, cells = self._resolve(adata)
+        return self._run(cells, as_positions(indices, target.n_obs), batch_size).z
 
-    def _attach(self, target: AnnData | MuData, aligned: AlignedData, *, layer: str | None = None) -> None:
-        """Remember whose cells these are, in which layer, and which genes they lack."""
-        self._target, self._target_layer, self._aligned_adata = target, layer, self.adata
-        self.module.is_missing.copy_(torch.from_numpy(aligned.is_missing))
+    # -- saving --------------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        dir_path: str | Path,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        save_anndata: bool = False,
+        save_kwargs: dict[str, Any] | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Save the weights as data, without pickle, so that whoever loads them runs no code of the file.
+
+        Beside ``model.pt`` are written the gene vocabulary, ``genes.txt``, and a card that says what the model knows,
+        ``card.json``.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write.
+        prefix
+            What the names of the files begin with.
+        overwrite
+            Replace a model in the folder.
+        save_anndata
+            Save the registered data, too.
+        save_kwargs
+            Arguments of :func:`torch.save`; not ``pickle_module``, which makes the format.
+        *args, **kwargs
+            Further arguments of :meth:`scvi.model.base.BaseModelClass.save`.
+
+        Raises
+        ------
+        TypeError
+            If an attribute of a subclass is neither numbers, text nor arrays, so that it would need pickle.
+        ValueError
+            If the folder exists, unless ``overwrite`` is given.
+        """
+        if "pickle_module" in (save_kwargs or {}):
+            raise ValueError(
+                "save_kwargs holds pickle_module, but models are saved without pickle, so that opening one runs no code. "
+                "Leave it out."
+            )
+        arguments = {**(save_kwargs or {}), "pickle_module": SAFE_FORMAT}
+        super().save(str(dir_path), prefix, overwrite, save_anndata, arguments, *args, **kwargs)
+        write_beside(self, self._card(), Path(dir_path), prefix or "")
+
+    def _card(self) -> dict[str, Any]:
+        return card_of(self)
+
+    @classmethod
+    def load(
+        cls,
+        dir_path: str | Path,
+        adata: AnnData | MuData | bool | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        prefix: str | None = None,
+        backup_url: str | None = None,
+        datamodule: Any = None,
+        allowed_classes_names_list: list[str] | None = None,
+        **kwargs: Any,
+    ):
+        """Load a saved model, with or without data. Nothing in the file is executed.
+
+        Parameters
+        ----------
+        dir_path
+            Folder that :meth:`save` wrote.
+        adata
+            Cells to attach; their genes are matched by name, and the object is left as it is. ``None``: the AnnData
+            saved with the model, if any. ``False``: none.
+        prefix
+            What the names of the files begin with.
+        backup_url
+            Where to download the file from if the folder has none.
+        accelerator, device, datamodule, allowed_classes_names_list, **kwargs
+            See :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Returns
+        -------
+        The model.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds no model, a damaged one, one of another class or of another format, or if the file holds
+            more than data.
+        """
+        if backup_url is not None:
+            download(backup_url, dir_path, prefix)
+        saved = read_saved_model(dir_path, cls.__name__, prefix=prefix, allowed=allowed_classes_names_list)
+        if adata is None:
+            adata = read_saved_data(dir_path, prefix)
+
+        def load(data: Any) -> Any:
+            with saved.as_trusted_folder() as folder, building(dir_path, with_data=bool(data)):
+                return super(TransAnnoBase, cls).load(
+                    folder,
+                    data,
+                    accelerator=accelerator,
+                    device=device,
+                    datamodule=datamodule,
+                    allowed_classes_names_list=allowed_classes_names_list,
+                    **kwargs,
+                )
+
+        if adata is None or adata is False:
+            return load(adata)
+        with building(dir_path, with_data=False):
+            spec = spec_of(saved.registry)
+        if pd.Index(rna_modality(adata, spec, name="adata").var_names.astype(str)).equals(spec.vocabulary):
+            return load(adata)
+        aligned = align(adata, spec, shares=saved.attributes.get("gene_shares_"), name="adata")
+        with ignored_gene_warnings():
+            model = load(aligned.to_registrable())
+        model._attach(adata)
+        return model
+
+    @staticmethod
+    def load_registry(dir_path: str | Path, prefix: str | None = None) -> dict[str, Any]:
+        """Registry of a saved model, read without executing anything in the file."""
+        return read_saved_model(dir_path, prefix=prefix).registry
+
+    @staticmethod
+    def view_setup_args(dir_path: str | Path, prefix: str | None = None) -> None:
+        """Print the arguments that a saved model was set up with."""
+        import rich.pretty  # noqa: F401  scvi-tools uses it without importing it
+
+        AnnDataManager.view_setup_method_args(TransAnnoBase.load_registry(dir_path, prefix))
+
+    @classmethod
+    def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
+        """Not for these models: scvi-tools before 0.15, whose files it converts, had none.
+
+        Raises
+        ------
+        ValueError
+            Always.
+        """
+        raise ValueError(
+            f"{cls.__name__} models were never saved in the format of scvi-tools before 0.15, and its files are pickles, "
+            "which can run code when they are opened. Load the folder with load()."
+        )
 
 
 @contextmanager
-def at_most_threads(n_threads: int | None) -> Iterator[None]:
-    """-> context in which torch has no more threads than these; None: as many as it has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, n_threads or before))
-    try:
+def ignored_gene_warnings() -> Iterator[None]:
+    """Without scvi-tools' warning of other genes: ours are matched by name, and checked when they are registered."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`var_names` for the loaded")
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 _Model = TypeVar("_Model", bound=TransAnnoBase)
@@ -382,11 +463,6 @@ def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) ->
 def describe(arguments: dict[str, Any]) -> str:
     """Arguments -> one line for the summary of a model."""
     return ", ".join(f"{name}: {value}" for name, value in arguments.items() if value is not None)
-
-
-def default_max_epochs(per_epoch: int, needed: int, most: int) -> int:
-    """Number of cells, or of minibatches, in an epoch and in all -> epochs, so that small references are visited as often as it takes."""
-    return int(np.clip(round(needed / max(per_epoch, 1)), _MIN_EPOCHS, most))
 
 
 def plan_arguments(plan_config: Any, plan_kwargs: Any, **defaults: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ NaN; these fields raise or repair instead. All of them leave the user's own colu
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,12 +18,13 @@ from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, L
 
 from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
 from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._warn import warn
+from transanno.data._align_counts import check_unmeasured
+from transanno.data._counts import MatrixCounts, checked_blocks
 from transanno.data._labels import as_strings
-from transanno.data._match_genes import check_unmeasured, missing_genes
+from transanno.data._match_genes import missing_genes
 
 logger = logging.getLogger(__name__)
-
-_ROWS_PER_CHECK = 4096
 
 
 class GeneLayerField(LayerField):
@@ -46,16 +46,9 @@ class GeneLayerField(LayerField):
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
         counts = self.get_field_data(adata)
         is_missing = missing_genes(adata.var)
-        if adata.isbacked:  # a chunk at a time: the file may be larger than the memory
-            has_counts = False
-            for start in range(0, adata.n_obs, _ROWS_PER_CHECK):
-                chunk = counts[start : start + _ROWS_PER_CHECK]
-                if (chunk != 0).sum() > 0:  # one chunk may be empty; NaN is not zero
-                    check_counts(chunk, name=name)
-                    check_unmeasured(chunk, is_missing, adata.var_names, name="adata")
-                    has_counts = True
-            if not has_counts:
-                check_counts(counts[:_ROWS_PER_CHECK], name=name)
+        if adata.isbacked:  # a block at a time: the file may be larger than the memory
+            for block in checked_blocks(MatrixCounts(counts), name=name):
+                check_unmeasured(block, is_missing, adata.var_names, name="adata")
         else:
             check_counts(counts, name=name)
             check_unmeasured(counts, is_missing, adata.var_names, name="adata")
@@ -127,11 +120,9 @@ class LabelsField(LabelsWithUnlabeledObsField):
         column = adata.obs[self._original_attr_key]
         n_missing = int(column.isna().sum())
         if n_missing:
-            warnings.warn(
+            warn(
                 f"{n_missing} cells have no value in obs[{self._original_attr_key!r}]; they are taken as unlabeled "
-                f"({self._unlabeled_category!r}).",
-                UserWarning,
-                stacklevel=2,
+                f"({self._unlabeled_category!r})."
             )
         return as_strings(column, missing=self._unlabeled_category)
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -17,22 +15,18 @@ from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 
 from transanno.checks._arguments import check_training, one_column
-from transanno.models._base import (
-    MAX_PRETRAINING_EPOCHS,
-    N_PRETRAINING_VISITS,
-    TransAnnoBase,
-    default_max_epochs,
-    plan_arguments,
-)
+from transanno.checks._warn import warn
+from transanno.models._base import TransAnnoBase, plan_arguments
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._from_original import model_without_data, read_genes
+from transanno.nn import Architecture
+from transanno.predictions._torch import as_minibatch
 from transanno.presets import PAPER
 from transanno.saving._original import load_weights, read_checkpoint
+from transanno.training._epochs import MAX_PRETRAINING_EPOCHS, N_PRETRAINING_VISITS, default_max_epochs
 from transanno.training._minibatches import as_positions
 from transanno.training._seed import seeded
 from transanno.training._splitter import SplitOnce, ignored_size_warnings
-
-logger = logging.getLogger(__name__)
 
 
 class TransAnnoPretrain(TransAnnoBase):
@@ -48,28 +42,10 @@ class TransAnnoPretrain(TransAnnoBase):
         AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
     registry
         Registry of a data module, for training without AnnData.
-    encoder
-        ``"views"``: Transformer layers over three views of a cell, each a sum over all genes. ``"performer"``: that of the
-        paper, a token per gene. Much slower; train it in small minibatches (``batch_size``).
-    n_hidden
-        Width of a token. Default: 48 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
-    n_latent
-        Width of the cell state. Default: 64 with views, where it is a multiple of ``n_networks``; in the Performer it is
-        ``n_hidden``.
-    n_networks
-        Number of networks that are averaged, only with views. Default: 2.
-    n_layers
-        Number of Transformer layers. Default: 1 with views, 6 in the Performer.
-    n_heads
-        Number of attention heads in a layer. Default: 2 with views, 10 in the Performer.
-    head_dim
-        Width of an attention head, only in the Performer. Default: 64.
-    n_features
-        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
-    dropout_rate
-        Dropout in the cell-type head of the model that takes the weights over.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
+    **architecture
+        The network, see :class:`transanno.nn.Architecture`; all but ``head``.
 
     Examples
     --------
@@ -85,29 +61,10 @@ class TransAnnoPretrain(TransAnnoBase):
         adata: AnnData | MuData | None = None,
         registry: dict[str, Any] | None = None,
         *,
-        encoder: str = "views",
-        n_hidden: int | None = None,
-        n_latent: int | None = None,
-        n_networks: int | None = None,
-        n_layers: int | None = None,
-        n_heads: int | None = None,
-        head_dim: int | None = None,
-        n_features: int | None = None,
-        dropout_rate: float = 0.1,
         datamodule: Any = None,
+        **architecture: Unpack[Architecture],
     ) -> None:
         super().__init__(adata, registry)
-        architecture: dict[str, Any] = {
-            "encoder": encoder,
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_networks": n_networks,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "head_dim": head_dim,
-            "n_features": n_features,
-            "dropout_rate": dropout_rate,
-        }
         self._build_module(architecture)
         # How the last training hid genes, as arguments of the module's `inference`.
         self.masking_: dict[str, float] = {"max_masked_fraction": 0.4}
@@ -231,14 +188,16 @@ class TransAnnoPretrain(TransAnnoBase):
             If it has no data and is given none, or the cells do not fit it.
         """
         self._check_if_trained(warn=False)
-        target, aligned = self._resolve(adata)
-        options: dict[str, Any] = {**self.masking_, "is_missing": self._is_missing(aligned)}
-        options["center"] = self._center(aligned)
-        n_right = np.zeros(3)
+        target, cells = self._resolve(adata)
+        is_missing = torch.from_numpy(cells.is_missing).to(self.module.device)
+        options: dict[str, Any] = {**self.masking_, "is_missing": is_missing, "center": self._center(cells)}
+        n_right, positions = np.zeros(3), as_positions(indices, target.n_obs)
+        size = batch_size or self.module.encoder.inference_batch_size
         self.module.eval()
         with seeded(seed), torch.inference_mode():
-            positions = as_positions(indices, target.n_obs)
-            for tensors in self._minibatches(aligned, positions, batch_size, allow_sparse=False):
+            for start in range(0, len(positions), size):
+                rows = positions[start : start + size]
+                tensors = as_minibatch(self.module, cells.counts.rows(rows), cells.batch[rows], sparse=False)
                 tensors = {key: value.to(self.module.device) for key, value in tensors.items()}
                 outputs, generated, loss = self.module(tensors, inference_kwargs=options)
                 n_hidden = outputs["is_hidden"][:, generated["genes"]].sum()
@@ -294,11 +253,9 @@ class TransAnnoPretrain(TransAnnoBase):
         plan = PAPER.pretrain["plan_kwargs"]
         model.masking_ = {name: plan[name] for name in ("masked_fraction", "replace_probability")}
         if not checkpoint.has_expression_head:
-            warnings.warn(
+            warn(
                 f"{path} is not from pretraining: it cannot predict the expression of hidden genes. That part of the "
-                "model starts untrained, and a classifier in the file is left out.",
-                UserWarning,
-                stacklevel=2,
+                "model starts untrained, and a classifier in the file is left out."
             )
         model.module.eval()
         model.is_trained_ = True

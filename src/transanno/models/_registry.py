@@ -1,13 +1,15 @@
-"""Registries of Lightning data modules, which have no AnnData behind them."""
+"""What a model was set up with: reading its registry, and making one of a Lightning data module's."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import UNLABELED_CATEGORY
+from transanno.data._cells import DataSpec
 
 _FROM_DATAMODULE = "setup_datamodule"
 
@@ -43,3 +45,18 @@ def as_anndata_registry(registry: dict[str, Any] | None, model_name: str, *, has
         "setup_args": arguments,
         "field_registries": fields,
     }
+
+
+def spec_of(registry: dict[str, Any]) -> DataSpec:
+    """Registry of an scvi-tools model -> what it was set up with."""
+    setup_args = registry["setup_args"]
+    modalities = setup_args.get("modalities") or {}
+    genes = registry["field_registries"][REGISTRY_KEYS.X_KEY]["state_registry"]["column_names"]
+    return DataSpec(
+        vocabulary=pd.Index(np.asarray(genes).astype(str), dtype=object),
+        layer=setup_args.get("rna_layer", setup_args.get("layer")),
+        batch_key=setup_args.get("batch_key"),
+        labels_key=setup_args.get("labels_key"),
+        modality=modalities.get("rna_layer"),
+        obs_modalities={"batch_key": modalities.get("batch_key"), "labels_key": modalities.get("labels_key")},
+    )

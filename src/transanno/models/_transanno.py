@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Literal
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
+import pandas as pd
+import torch
 from anndata import AnnData
 from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
+from scvi.dataloaders import DataSplitter
+from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
 from sklearn.metrics import mutual_info_score
 
-from transanno._constants import UNLABELED_CATEGORY
+from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_training, one_column
-from transanno.checks._data import check_choice
-from transanno.models._base import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs, plan_arguments
-from transanno.models._evidence import EvidenceMixin
-from transanno.models._experts import ExpertsMixin
+from transanno.checks._data import check_choice, check_interval
+from transanno.checks._warn import warn
+from transanno.data._cells import DataSpec, align
+from transanno.data._find_names import find_names
+from transanno.data._labels import as_strings
+from transanno.data._match_genes import match_genes, missing_genes
+from transanno.evidence._attributions import BASELINES, attribute_cells, contrasts
+from transanno.evidence._groups import as_groups, mean_probabilities
+from transanno.models._base import TransAnnoBase, as_model, ignored_gene_warnings, plan_arguments
+from transanno.models._calibrate import calibrate
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
-from transanno.models._pretrained import PretrainedMixin
+from transanno.models._from_original import check_labels, model_without_data, read_genes
+from transanno.models._pretrain import TransAnnoPretrain
+from transanno.nn import Architecture, CellTypeHead
+from transanno.predictions._calibration import Calibration
+from transanno.predictions._novelty import NoveltySpace
+from transanno.predictions._predict import Asked, Judge
+from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
+from transanno.predictions._run import Cells
+from transanno.saving._original import load_weights, read_checkpoint
+from transanno.training._epochs import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs
+from transanno.training._experts import teach_experts
 from transanno.training._health import warn_if_collapsed
+from transanno.training._minibatches import Minibatch, as_positions
 from transanno.training._splitter import AnnotationDataSplitter
+from transanno.training._transfer import transfer_weights
+
+logger = logging.getLogger(__name__)
 
 # Share of the uncertainty about the type that the batch may explain without a warning.
 _MAX_CONFOUNDING = 0.8
@@ -31,7 +57,7 @@ _MAX_CONFOUNDING = 0.8
 _QUERY_LR = 1e-3
 
 
-class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
+class TransAnno(TransAnnoBase, ArchesMixin):
     """Cell types from single-cell RNA-seq counts, learned from a labeled reference.
 
     A Transformer over views of a cell, by itself and relative to its data set, trained on small data sets of random
@@ -45,32 +71,11 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
         AnnData registered with :meth:`setup_anndata`, or MuData registered with :meth:`setup_mudata`.
     registry
         Registry of a data module, for training without AnnData.
-    encoder
-        ``"views"``: Transformer layers over three views of a cell, each a sum over all genes. ``"performer"``: that of the
-        paper, a token per gene. Much slower; train it in small minibatches (``batch_size``).
-    head
-        Cell-type head. ``"experts"``: linear in the cell state, beside a regression and mean directions of types, the
-        default with views. ``"conv"``: that of the paper, a convolution and a perceptron over the tokens, the default with the
-        Performer.
-    n_hidden
-        Width of a token. Default: 48 with views, where it is a multiple of ``n_heads``; 200 in the Performer.
-    n_latent
-        Width of the cell state. Default: 64 with views, where it is a multiple of ``n_networks``; in the Performer it is
-        ``n_hidden``.
-    n_networks
-        Number of networks that are averaged, only with views. Default: 2.
-    n_layers
-        Number of Transformer layers. Default: 1 with views, 6 in the Performer.
-    n_heads
-        Number of attention heads in a layer. Default: 2 with views, 10 in the Performer.
-    head_dim
-        Width of an attention head, only in the Performer. Default: 64.
-    n_features
-        Random features of the attention, only in the Performer. Default: ``int(head_dim * log(head_dim))``.
-    dropout_rate
-        Dropout in the cell-type head.
     datamodule
         Set by scvi-tools when a model is loaded with a data module.
+    **architecture
+        The network, see :class:`transanno.nn.Architecture`. By default a small one, for CPUs;
+        :data:`transanno.presets.PAPER` has that of the paper.
 
     Examples
     --------
@@ -83,22 +88,25 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
     >>> query.obs["transanno"], query.obs["transanno_confidence"]
     """
 
+    # What held-out cells of the reference taught, and where the types are; None: there were too few.
+    calibration_: Calibration | None = None
+    novelty_space_: NoveltySpace | None = None
+    # Whether gene embeddings come from pretraining, so that training does not start them from the data; and genes that it has
+    # not seen.
+    was_pretrained_: bool = False
+    n_new_genes_: int = 0
+    # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
+    n_reference_batches_: int | None = None
+    # What train() changes beside the embeddings of new batches.
+    query_trains_: dict[str, bool]
+
     def __init__(
         self,
         adata: AnnData | MuData | None = None,
         registry: dict[str, Any] | None = None,
         *,
-        encoder: str = "views",
-        head: str | None = None,
-        n_hidden: int | None = None,
-        n_latent: int | None = None,
-        n_networks: int | None = None,
-        n_layers: int | None = None,
-        n_heads: int | None = None,
-        head_dim: int | None = None,
-        n_features: int | None = None,
-        dropout_rate: float = 0.1,
         datamodule: Any = None,
+        **architecture: Unpack[Architecture],
     ) -> None:
         super().__init__(adata, registry)
         classes = self.labels
@@ -108,28 +116,25 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
                 f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
                 "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
             )
-        architecture: dict[str, Any] = {
-            "encoder": encoder,
-            "head": head,
-            "n_hidden": n_hidden,
-            "n_latent": n_latent,
-            "n_networks": n_networks,
-            "n_layers": n_layers,
-            "n_heads": n_heads,
-            "head_dim": head_dim,
-            "n_features": n_features,
-            "dropout_rate": dropout_rate,
-        }
         self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
-        self.was_pretrained_ = False
-        # Number of batches of the reference, for a model that load_query_data made; None for a reference model.
-        self.n_reference_batches_: int | None = None
         self.query_trains_ = {"unfrozen": False, "classifier": False}
 
+    @property
+    def labels(self) -> np.ndarray:
+        """Cell types that the model predicts ``(n_labels,)`` str, in the order of the logits."""
+        # The field keeps the unlabeled category last.
+        state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
+        return np.asarray(state["categorical_mapping"], dtype=object)[:-1].astype(str)
+
     def _card(self) -> dict[str, Any]:
-        setup = self.registry["setup_args"]
-        keys = ("labels_key", "unlabeled_category")
-        return {**super()._card(), "cell_types": self.labels.tolist(), **{key: setup[key] for key in keys}}
+        setup, found = self.registry["setup_args"], self.calibration_
+        shown = ("temperature", "n_cells", "held_out", "ece_before", "ece_after")
+        return {
+            **super()._card(),
+            "calibration": None if found is None else {key: getattr(found, key) for key in shown},
+            "cell_types": self.labels.tolist(),
+            **{key: setup[key] for key in ("labels_key", "unlabeled_category")},
+        }
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -213,9 +218,7 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
             trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
             n_samples_per_label=n_samples_per_label,
         )
-        # Labels that a query happens to carry must not leak into what is then tested on them.
-        use_labels = self.n_reference_batches_ is None or any(self.query_trains_.values())
-        splitter, n_cells = datamodule, self.summary_stats.n_cells
+        splitter = datamodule
         if datamodule is None:
             self._check_has_data()
             splitter = AnnotationDataSplitter(
@@ -226,48 +229,18 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
                 validation_size=validation_size,
                 shuffle_set_split=shuffle_set_split,
                 batch_size=batch_size,
-                use_labels=use_labels,
+                use_labels=self._learns_labels,
                 distributed_sampler=_is_distributed(trainer_kwargs.get("strategy")),
                 **(datasplitter_kwargs or {}),
             )
-        plan_defaults: dict[str, Any] = {}
-        if self.n_reference_batches_ is not None:
-            self._freeze_for_query(self.n_reference_batches_)
-            if not any(parameter.requires_grad for parameter in self.module.parameters()):
-                warnings.warn(
-                    "Nothing to train: all batches of the query are known to the reference, and its weights are frozen. "
-                    "The model can predict as it is.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-                return
-            plan_defaults = {
-                "lr": _QUERY_LR,
-                "batch_dropout": 0.0,
-                "reconstruction_weight": 1.0,
-                "use_labels": use_labels,
-            }
-            epochs = max(default_max_epochs(n_cells, N_VISITS, MAX_EPOCHS) // 2, 1)
-        else:
-            if datamodule is None:
-                self._warn_if_confounded()
-            per_epoch = (n_cells, N_VISITS) if datamodule is not None else (splitter.n_steps_per_epoch, N_STEPS)
-            epochs = default_max_epochs(*per_epoch, MAX_EPOCHS)
-            if not self.is_trained_:
-                self._initialize_module(splitter, genes=not self.was_pretrained_)
-                self._fit_experts(splitter)
-            if freeze is not None and self.n_new_genes_:
-                warnings.warn(
-                    f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "
-                    f"{len(self.genes)} genes were not in pretraining: theirs stay random. Restrict the reference to the "
-                    "pretrained genes, or train without freeze.",
-                    UserWarning,
-                    stacklevel=2,
-                )
-            self.module.freeze(freeze)
+        is_query = self.n_reference_batches_ is not None
+        prepared = self._prepare_query() if is_query else self._prepare_reference(splitter, freeze)
+        if prepared is None:
+            return
+        default_epochs, plan_defaults = prepared
         self._run_training(
             splitter,
-            max_epochs=max_epochs or epochs,
+            max_epochs=max_epochs or default_epochs,
             plan_kwargs=plan_arguments(plan_config, plan_kwargs, **plan_defaults),
             trainer_kwargs=trainer_kwargs,
             accelerator=accelerator,
@@ -275,12 +248,57 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
             check_val_every_n_epoch=check_val_every_n_epoch,
             trainer_config=trainer_config,
         )
-        if datamodule is None and self.n_reference_batches_ is None:
-            warn_if_collapsed(self)
-        if self.n_reference_batches_ is None or any(self.query_trains_.values()):
-            self._forget_calibration()  # it was that of other weights
-        if datamodule is None and self.n_reference_batches_ is None and len(splitter.val_idx):
-            self._calibrate(splitter.train_idx, splitter.val_idx)
+        if self._learns_labels:
+            self.calibration_ = self.novelty_space_ = None  # they were those of other weights
+        if datamodule is None and not is_query:
+            cells = self._registered_cells()
+            warn_if_collapsed(
+                self._label_codes(), self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1)
+            )
+            if len(splitter.val_idx):
+                calibrate(self, splitter.train_idx, splitter.val_idx)
+
+    @property
+    def _learns_labels(self) -> bool:
+        """Whether training does; labels that a query happens to carry must not leak into what is then tested on them."""
+        return self.n_reference_batches_ is None or any(self.query_trains_.values())
+
+    def _prepare_reference(self, splitter: Any, freeze: str | None) -> tuple[int, dict[str, Any]]:
+        """Start what does not learn by gradient descent, and freeze -> default epochs and arguments of the plan."""
+        cells, has_cells = None, isinstance(splitter, DataSplitter)
+        if has_cells:
+            cells = self._registered_cells()
+            self._warn_if_confounded(cells.batch)
+        per_epoch = (splitter.n_steps_per_epoch, N_STEPS) if has_cells else (self.summary_stats.n_cells, N_VISITS)
+        epochs = default_max_epochs(*per_epoch, MAX_EPOCHS)
+        if not self.is_trained_:
+            self._initialize_module(splitter, genes=not self.was_pretrained_)
+            teach_experts(self.module, None if cells is None else cells.counts, splitter, ~self._is_gene)
+        if freeze is not None and self.n_new_genes_:
+            warn(
+                f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "
+                f"{len(self.genes)} genes were not in pretraining: theirs stay random. Restrict the reference to the "
+                "pretrained genes, or train without freeze."
+            )
+        self.module.freeze(freeze)
+        return epochs, {}
+
+    def _prepare_query(self) -> tuple[int, dict[str, Any]] | None:
+        """Freeze what is the reference's -> default epochs and arguments of the plan; None if nothing is left to train."""
+        assert self.n_reference_batches_ is not None
+        if not self.query_trains_["unfrozen"]:
+            self.module.freeze_for_query(self.n_reference_batches_)
+            if self.query_trains_["classifier"] and self.module.classifier is not None:
+                self.module.classifier.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in self.module.parameters()):
+            warn(
+                "Nothing to train: all batches of the query are known to the reference, and its weights are frozen. "
+                "The model can predict as it is."
+            )
+            return None
+        epochs = max(default_max_epochs(self.summary_stats.n_cells, N_VISITS, MAX_EPOCHS) // 2, 1)
+        plan = {"lr": _QUERY_LR, "batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": self._learns_labels}
+        return epochs, plan
 
     def _check_freeze(self, freeze: str | None) -> None:
         """Raise ValueError unless this can be frozen."""
@@ -298,21 +316,542 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
                 "`TransAnno.from_pretrained(pretrained, adata, ...)`, or leave freeze out."
             )
 
-    def _warn_if_confounded(self) -> None:
-        """Warn if the batch of a reference cell gives its type away."""
-        labels = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
-        batches = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-        is_labeled = labels < self.module.n_classes
+    def _warn_if_confounded(self, batches: np.ndarray) -> None:
+        """Warn if the batch ``(n_obs,)`` of a reference cell gives its type away."""
+        labels = self._label_codes()
+        is_labeled = labels >= 0
         shared = mutual_info_score(labels[is_labeled], batches[is_labeled])
         entropy = mutual_info_score(labels[is_labeled], labels[is_labeled])
         if shared > _MAX_CONFOUNDING * entropy:
-            warnings.warn(
+            warn(
                 f"Batch and cell type nearly coincide in the reference: knowing the batch of a cell leaves "
                 f"{max(1 - shared / entropy, 0):.0%} of the uncertainty about its type. No method can tell the two apart here; "
-                "set the model up without batch_key.",
-                UserWarning,
-                stacklevel=3,
+                "set the model up without batch_key."
             )
+
+    def _label_codes(self) -> np.ndarray:
+        """-> position among the types of every registered cell's label ``(n_obs,)``, -1 for cells without one."""
+        codes = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(np.int64)
+        return np.where(codes < self.module.n_classes, codes, -1)
+
+    # -- other starts --------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained: TransAnnoPretrain | str | Path,
+        adata: AnnData | MuData,
+        labels_key: str | None = None,
+        unlabeled_category: str = UNLABELED_CATEGORY,
+        *,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        **architecture: Unpack[Architecture],
+    ) -> Self:
+        """Make a model for a labeled reference that starts from pretrained weights.
+
+        Gene embeddings are carried over by gene name, the rest of the encoder and of the expression head as they are;
+        batches and the cell-type head start afresh. Architecture arguments come from the pretrained model.
+
+        Parameters
+        ----------
+        pretrained
+            Trained :class:`TransAnnoPretrain`, or the folder that it was saved in.
+        adata
+            Labeled reference. An AnnData is registered here; a MuData has to be registered with
+            :meth:`setup_mudata` before.
+        labels_key, unlabeled_category, layer, batch_key
+            See :meth:`setup_anndata`; ``labels_key`` is required for an AnnData.
+        **architecture
+            What replaces the architecture of the pretrained model, see :class:`transanno.nn.Architecture`.
+
+        Returns
+        -------
+        Model ready for :meth:`train`.
+
+        Raises
+        ------
+        ValueError
+            If the pretrained model is untrained, shares too few genes with the reference, or another width is asked
+            for than its weights have.
+        """
+        source = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
+        if isinstance(adata, AnnData):
+            if labels_key is None:
+                raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
+            cls.setup_anndata(adata, labels_key, unlabeled_category, layer=layer, batch_key=batch_key)
+        arguments: Any = {**source.init_params_["non_kwargs"], **architecture}
+        model = cls(adata, **arguments)
+        match = match_genes(model.genes, source.genes, name="reference")
+        transfer_weights(
+            source.module, model.module, source_rows=match.vocabulary_columns, target_rows=match.query_columns
+        )
+        logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
+        model.was_pretrained_ = True
+        model.n_new_genes_ = len(model.genes) - match.n_shared
+        return model
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        genes: Sequence[str] | str | Path,
+        labels: Sequence[str],
+        *,
+        labels_key: str = "cell_type",
+        unlabeled_category: str = UNLABELED_CATEGORY,
+    ) -> Self:
+        """Load a fine-tuned checkpoint of TransAnno-Net :cite:p:`transannonet2025` or scBERT :cite:p:`yang2022scbert`.
+
+        The model holds no cells and can :meth:`predict` at once. Cells that have all genes get the logits of the
+        original; genes that a query lacks are masked, where the original took them as silent. A checkpoint without a
+        classifier is loaded by :meth:`transanno.TransAnnoPretrain.from_checkpoint`.
+
+        Parameters
+        ----------
+        path
+            File that ``torch.save`` wrote: a state dictionary, or one under ``"model_state_dict"`` or
+            ``"state_dict"``. It is read with ``weights_only=True``.
+        genes
+            Names of the genes in the order of their positions, or a file of them, see
+            :func:`transanno.pp.read_vocabulary`.
+        labels
+            Names of the cell types in the order of the logits.
+        labels_key
+            Column of ``obs`` in which :meth:`load_query_data` looks for labels of a query.
+        unlabeled_category
+            Value of ``labels_key`` that marks cells without a label.
+
+        Returns
+        -------
+        Trained model, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            If the file cannot be read, has no classifier, or weights are missing, left over or of another shape; it
+            lists them.
+
+        Examples
+        --------
+        >>> import transanno
+        >>> model = transanno.TransAnno.from_checkpoint("finetune_best.pth", genes="genes.txt", labels=["B", "T"])
+        >>> model.predict(query)
+        """
+        checkpoint = read_checkpoint(path)
+        if not checkpoint.has_classifier:
+            raise ValueError(
+                f"{path} holds no classifier (no weights to_out.conv1, to_out.fc1 to fc3), so it predicts no cell types. "
+                "Load it with `TransAnnoPretrain.from_checkpoint(path, genes)`, and fine-tune it on a reference with "
+                "`TransAnno.from_pretrained`."
+            )
+        names = check_labels(labels, checkpoint, unlabeled_category=unlabeled_category)
+        model = model_without_data(
+            cls,
+            read_genes(genes, checkpoint),
+            pd.DataFrame({labels_key: names}, index=[f"placeholder{i}" for i in range(len(names))]),
+            setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
+            model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
+        )
+        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model.labels])
+        model.module.eval()
+        model.is_trained_ = True
+        return model
+
+    # -- query mapping -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load_query_data(
+        cls,
+        adata: AnnData | MuData,
+        reference_model: Self | str | Path,
+        inplace_subset_query_vars: bool = False,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+        unfrozen: bool = False,
+        freeze_classifier: bool = True,
+        *,
+        layer: str | None = None,
+        unseen_labels: Literal["error", "mask"] = "error",
+    ) -> Self:
+        """Carry a trained model to a query, without the reference's data :cite:p:`Lotfollahi21`.
+
+        Genes are matched by name, in any order; genes that the query lacks are masked, extra ones ignored. The
+        query needs neither a label nor a batch column, and nothing of it is changed: :meth:`predict` writes
+        into its ``obs`` later. The model can predict at once. :meth:`train` adapts the embeddings of batches
+        that the reference does not have, and nothing else, to the query, by predicting its hidden genes: a reference that was
+        not pretrained should have been trained with a ``reconstruction_weight``. Labels that the query has are not used.
+
+        Parameters
+        ----------
+        adata
+            Query with raw counts. Counts are restored from normalized or logged values, and genes found under other
+            names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`.
+        reference_model
+            Trained model, or the folder that it was saved in.
+        inplace_subset_query_vars
+            For compatibility with scvi-tools; has no effect, since genes are matched without touching the query.
+        accelerator, device
+            Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
+        unfrozen
+            Let :meth:`train` change all weights, and learn from the query's labels, if it has any.
+        freeze_classifier
+            If False, :meth:`train` changes the cell-type head, too, and learns from the query's labels.
+        layer
+            Layer of raw counts in the query. Default: the one that the reference was set up with.
+        unseen_labels
+            What to do with labels that the reference does not have: ``"error"``, or ``"mask"`` to treat these cells
+            as unlabeled.
+
+        Returns
+        -------
+        Model of the query.
+
+        Raises
+        ------
+        ValueError
+            If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
+        """
+        if unseen_labels not in ("error", "mask"):
+            raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
+        reference = as_model(reference_model, cls, argument="reference_model")
+        spec = reference._spec
+        aligned = align(adata, spec, shares=reference.gene_shares_, layer=layer)
+        if unseen_labels == "mask":
+            _mask_unseen_labels(
+                aligned.obs, spec, reference.labels, reference.registry["setup_args"]["unlabeled_category"]
+            )
+        with ignored_gene_warnings():
+            model = super().load_query_data(
+                aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
+            )
+        n_reference_batches = reference.module.batch_embedding.num_embeddings
+        model.module.start_new_batches(n_reference_batches)
+        model.n_reference_batches_ = n_reference_batches
+        model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
+        model._attach(adata, layer=layer)
+        # scvi-tools hands the reference's training record down to the query model.
+        model.history_ = None
+        model.train_indices_ = model.validation_indices_ = model.test_indices_ = None
+        model.is_trained_ = True
+        return model
+
+    @classmethod
+    def prepare_query_anndata(
+        cls,
+        adata: AnnData,
+        reference_model: Self | str | Path,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> AnnData | pd.Index | None:
+        """Check that a query shares enough genes with the model.
+
+        scANVI needs this step to pad and sort genes. Here :meth:`load_query_data` matches genes itself, because
+        padding would turn unmeasured genes into measured zeros; so the query is only checked and never changed.
+
+        Parameters
+        ----------
+        adata
+            Query.
+        reference_model
+            Trained model, or the folder that it was saved in.
+        return_reference_var_names
+            Return the genes of the model.
+        inplace
+            If False, return ``adata`` itself.
+
+        Returns
+        -------
+        The genes, ``adata`` or None.
+        """
+        reference = as_model(reference_model, cls, argument="reference_model")
+        if return_reference_var_names:
+            return reference.genes
+        names, _, _ = find_names(adata.var, reference.genes, name="query")
+        match_genes(names, reference.genes, var=adata.var, is_missing=missing_genes(adata.var))
+        return None if inplace else adata
+
+    # -- inference -----------------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+        *,
+        refine: bool = False,
+        unassigned_threshold: float | None = None,
+        fdr: float | None = None,
+        sets: bool = False,
+        coverage: float = 0.9,
+        keep_known: bool = False,
+        key_added: str | None = KEY_ADDED,
+        dataloader: Iterable[Minibatch] | None = None,
+    ) -> np.ndarray | pd.DataFrame:
+        """Predict cell types, and write them into ``obs`` of the data.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts; genes are matched by name. Default: the data of the model, which for a query model
+            is the object that :meth:`load_query_data` was given. Cells of batches that the model does not know are
+            an error, see :meth:`load_query_data`.
+        indices
+            Positions or boolean mask of the cells to predict. Default: all.
+        soft
+            Return probabilities instead of labels.
+        batch_size
+            Cells in a minibatch; has no influence on the result.
+        refine
+            Average the probabilities of a cell with those of its nearest neighbors among the cells that are predicted
+            together, and then with those of a regression that learned the surer calls from the principal components of
+            these cells. More accurate on most queries, but then a cell's prediction depends on the others, and not only on
+            their mean. Has no effect on fewer than 50 cells.
+        unassigned_threshold
+            Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
+            lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.
+        fdr
+            Call cells that are unlike the reference ``"Unknown"``, so many that the expected share of known cells among
+            them stays below this (Benjamini-Hochberg on the novelty). Default: none.
+        sets
+            Write the types that a cell may be of, too: conformal sets of the cell's own probabilities, without ``refine``.
+        coverage
+            Share of the cells of each type whose set holds it, where query and held-out reference cells are
+            exchangeable; the user guide says what that means.
+        keep_known
+            Keep the label of cells that have one in ``obs[labels_key]``, with probability 1; only the others are
+            predicted. Labels that the model does not know count as none.
+        key_added
+            Column of ``obs`` to write; ``None`` writes nothing.
+        dataloader
+            Minibatches as dictionaries of tensors, instead of ``adata``; nothing is written.
+
+        Returns
+        -------
+        Labels ``(n_cells,)``, or with ``soft`` a DataFrame of probabilities in [0, 1], cells × types. Both are in the
+        order of ``indices``.
+
+        Writes
+        ------
+        ``obs[key_added]``
+            Categorical, the most probable type, ``"Unassigned"`` or ``"Unknown"``; missing for cells outside ``indices``.
+        ``obs[key_added + "_confidence"]``
+            Probability of the most probable type in [0, 1], also where the cell is given none.
+        ``obs[key_added + "_novelty"]``
+            If the model was calibrated: p-value in (0, 1], the share of held-out reference cells that are at least as far
+            from the known types. Small where a cell is unlike the reference.
+        ``obsm[key_added + "_sets"]``, ``obs[key_added + "_set"]``
+            With ``sets``: bool ``(n_obs, n_labels)`` in the order of :attr:`labels`, and the same as text, ``"A|B"``.
+
+        Raises
+        ------
+        ValueError
+            If the counts are not raw, too few genes are shared, ``unassigned_threshold``, ``fdr`` or ``coverage`` is out of
+            its range, the reference has a type called "Unassigned" or "Unknown" next to the first two, or the model
+            was not calibrated and ``fdr`` or ``sets`` are asked for.
+
+        Warns
+        -----
+        UserWarning
+            With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
+        """
+        asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
+        predictions, target = self._predict(
+            adata, indices, asked, batch_size=batch_size, dataloader=dataloader, judges=key_added is not None
+        )
+        if key_added is not None and target is not None:
+            predictions.write(target, key_added)
+        return predictions.to_frame() if soft else predictions.labels
+
+    def _predict(
+        self,
+        adata: AnnData | MuData | None,
+        indices: Sequence[int] | None,
+        asked: Asked,
+        *,
+        batch_size: int | None = None,
+        dataloader: Iterable[Minibatch] | None = None,
+        judges: bool = True,
+    ) -> tuple[Predictions, Any]:
+        """Every cell through the network once -> predictions, and the user's object, None with a ``dataloader``.
+
+        Without ``judges``, novelty is left out unless it is asked for.
+        """
+        check_unassigned_threshold(asked.unassigned_threshold, self.labels)
+        check_fdr(asked.fdr, self.labels)
+        check_coverage(asked.coverage)
+        self._check_if_trained()
+        judge, needs_all = self._judge, {"refine": asked.refine, "keep_known": asked.keep_known}
+        needs_all |= {"fdr": asked.fdr is not None, "sets": asked.sets}
+        target, cells, known, axes = None, None, None, None
+        if dataloader is not None:
+            if adata is not None or indices is not None:
+                raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
+            if any(needs_all.values()):
+                names = " and ".join(name for name, is_asked in needs_all.items() if is_asked)
+                raise ValueError(f"{names} need the data set of the cells. Pass adata instead of dataloader.")
+            outputs = self._run_minibatches(dataloader)
+            positions = np.arange(len(outputs.logits))
+            obs_names = pd.RangeIndex(len(positions)).astype(str)
+        else:
+            is_asked = needs_all["fdr"] or needs_all["sets"]
+            if is_asked:
+                judge.check_is_calibrated()
+            target, cells = self._resolve(adata)
+            positions, obs_names = as_positions(indices, target.n_obs), target.obs_names
+            if self.calibration_ is not None and (is_asked or judges):
+                axes = judge.axes
+            outputs = self._run(cells, positions, batch_size, axes=axes)
+            known = self._known_codes(cells.obs)[positions] if asked.keep_known else None
+        own = torch.from_numpy(outputs.logits).double().softmax(dim=1).numpy()
+        return judge.predictions(own, outputs, cells, positions, obs_names, known, asked), target
+
+    @property
+    def _judge(self) -> Judge:
+        return Judge(self.labels, self._is_gene, self.calibration_, self.novelty_space_, self._novelty_table())
+
+    def _novelty_table(self) -> np.ndarray | None:
+        """-> gene embeddings ``(n_genes, width)``, or None where cell states do not depend on other cells."""
+        encoder = self.module.encoder
+        return None if encoder.has_gene_tokens else encoder.gene_embedding.detach().cpu().numpy()[self._is_gene]
+
+    def _known_codes(self, obs: pd.DataFrame) -> np.ndarray:
+        """-> position among the model's types of every cell's label ``(n_obs,)``, -1 for cells without one."""
+        key = self._spec.labels_key
+        if key not in obs:
+            return np.full(len(obs), -1)
+        labels = as_strings(obs[key], missing=self.registry["setup_args"]["unlabeled_category"])
+        return pd.Index(self.labels, dtype=object).get_indexer(pd.Index(labels, dtype=object))
+
+    def get_gene_attributions(
+        self,
+        adata: AnnData | MuData | None = None,
+        indices: Sequence[int] | np.ndarray | None = None,
+        groupby: str | Sequence[object] | np.ndarray | pd.Categorical | None = None,
+        *,
+        label: str | None = None,
+        against: str | None = None,
+        baseline: str = "average",
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+    ) -> pd.DataFrame:
+        r"""How much every gene contributes to the label of every group of cells, by integrated gradients.
+
+        For one cell, the contributions are those to :math:`f = \mathrm{logit}_A - \mathrm{mean}_{B \ne A}\,
+        \mathrm{logit}_B`, or with ``against`` to :math:`f = \mathrm{logit}_A - \mathrm{logit}_B`. (A logit alone says
+        nothing: what is added to all of them cancels in the probabilities.) They sum to :math:`f` of the cell minus
+        :math:`f` of the baseline :cite:p:`sundararajan2017axiomatic`, and those of a group are the mean over its cells.
+        The mean of the data set, and how far the cell is from it, stay as they are on the way: the baseline is seen from as far
+        as the cell is.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts; genes are matched by name. Default: the data of the model.
+        indices
+            Positions or boolean mask of the cells to use. Default: all.
+        groupby
+            Column of ``obs``, or a group for each of the cells; cells without a group are left out. Default: cells are
+            grouped by the label that the model gives them.
+        label
+            Label A to explain. Default: the one that is most probable on average over the cells of the group.
+        against
+            Label B to compare it with. Default: the mean of all others.
+        baseline
+            Where the contributions start from. ``"average"``: the average cell of the reference, so that a gene the
+            cell lacks can speak, too; the Performer stores none, and takes the average of the data at hand.
+            ``"silent"``: a cell in which all measured genes are silent, so that silent genes contribute nothing.
+        n_steps
+            Points on the way from the baseline to the cell at which gradients are taken; the error of the sum falls
+            quickly with their number. Default: 32, and 64 from a silent cell.
+        batch_size
+            Cells in a minibatch; has no influence on the result.
+
+        Returns
+        -------
+        DataFrame, groups (by default labels) × genes of the model, in units of a logit (nats). Genes that the data lack
+        contribute 0. ``.attrs["labels"]`` says which label was explained for which group.
+
+        Raises
+        ------
+        ValueError
+            If a label or the baseline is unknown, no cells are left, or ``groupby`` has another length than the cells.
+        KeyError
+            If there is no such column.
+
+        Examples
+        --------
+        >>> table = model.get_gene_attributions(query)
+        >>> table.loc["B cell"].nlargest(10)
+        >>> model.get_gene_attributions(query, groupby="leiden", against="T cell")
+        """
+        self._check_if_trained()
+        check_choice("baseline", baseline, BASELINES)
+        n_steps = BASELINES[baseline] if n_steps is None else n_steps
+        check_interval("n_steps", n_steps, 1)
+        for name, value in (("label", label), ("against", against)):
+            if value is not None:
+                check_choice(name, value, self.labels.tolist())
+        target, cells = self._resolve(adata)
+        positions = as_positions(indices, target.n_obs)
+        center = self._center(cells)
+        logits = self._run(cells, positions, batch_size, center=center).logits
+        if groupby is None:
+            groupby = pd.Categorical(self.labels[logits.argmax(axis=1)], categories=self.labels)
+        codes, groups = as_groups(groupby, target, positions)
+        if label is None:
+            explained = mean_probabilities(logits, codes, len(groups)).argmax(axis=1)
+        else:
+            explained = np.full(len(groups), self._code(label))
+        found = self._attribute(
+            cells, positions[codes >= 0], codes[codes >= 0], explained, against, center=center, baseline=baseline,
+            n_steps=n_steps, batch_size=batch_size,
+        )  # fmt: skip
+        index = pd.Index(groups, name=groupby if isinstance(groupby, str) else None)
+        table = pd.DataFrame(found, index=index, columns=self.genes)
+        table.attrs["labels"] = dict(zip(groups, self.labels[explained].tolist(), strict=True))
+        return table
+
+    def _attribute(
+        self,
+        cells: Cells,
+        positions: np.ndarray,
+        codes: np.ndarray,
+        explained: np.ndarray,
+        against: str | None,
+        *,
+        center: torch.Tensor | None,
+        baseline: str = "average",
+        n_steps: int = BASELINES["average"],
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Cells, their groups ``(n_cells,)``, codes of labels ``(n_groups,)`` -> contributions ``(n_groups, n_genes)``."""
+        found = attribute_cells(
+            self.module,
+            cells,
+            positions,
+            codes,
+            contrasts(explained, None if against is None else self._code(against), len(self.labels)),
+            center=center,
+            baseline=baseline,
+            n_steps=n_steps,
+            batch_size=batch_size,
+        )
+        return found[:, self._is_gene]
+
+    def _deciding_weights(self) -> np.ndarray | None:
+        """-> how much every gene counts for every label ``(n_labels, n_genes)``, by the linear expert; None without one."""
+        head = self.module.classifier
+        if not isinstance(head, CellTypeHead):
+            return None
+        weights = head.linear_weight.cpu().numpy()[:, self._is_gene]
+        # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for the spread.
+        spread = self.module.mean_expression.sqrt().cpu().numpy()[self._is_gene]
+        return (weights - weights.mean(axis=0)) * spread
+
+    def _code(self, label: str) -> int:
+        return int(np.flatnonzero(self.labels == label)[0])
 
     # -- registration --------------------------------------------------------------------------------------------
 
@@ -383,6 +922,13 @@ class TransAnno(EvidenceMixin, ExpertsMixin, PretrainedMixin):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
+
+
+def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:
+    """Turn labels that the model does not know into the unlabeled category, in our copy of ``obs``."""
+    if spec.labels_key in obs:
+        labels = as_strings(obs[spec.labels_key], missing=unlabeled_category)
+        obs[spec.labels_key] = np.where(np.isin(labels, classes.astype(str)), labels, unlabeled_category)
 
 
 def _is_distributed(strategy: Any) -> bool:

@@ -6,11 +6,12 @@ from transanno.nn._attribution import CellReading, attribute, gauss_legendre
 from transanno.nn._build import (
     ENCODERS,
     HEADS,
+    Architecture,
     Encoder,
     build_classifier,
+    build_encoder,
     build_expression_head,
-    default_head,
-    encoder_arguments,
+    fill_architecture,
 )
 from transanno.nn._encoder import Context, EncoderOutput, ViewEncoder
 from transanno.nn._expression import (
@@ -36,6 +37,7 @@ from transanno.nn._transformer import TransformerBlock
 __all__ = [
     "ENCODERS",
     "HEADS",
+    "Architecture",
     "CellReading",
     "CellTypeHead",
     "Context",
@@ -52,14 +54,14 @@ __all__ = [
     "attribute",
     "bin_expression",
     "build_classifier",
+    "build_encoder",
     "build_expression_head",
     "commonest_bins",
     "count_bins",
-    "default_head",
     "distance_from",
     "draw_projection",
-    "encoder_arguments",
     "favor_attention",
+    "fill_architecture",
     "gauss_legendre",
     "normalize_counts",
     "perturb_genes",

@@ -12,18 +12,18 @@ from anndata import AnnData
 
 from transanno._constants import IS_MISSING_KEY
 from transanno.checks._data import check_in_memory, check_not_empty, check_unique_genes
-from transanno.data._match_genes import match_genes, missing_genes
+from transanno.data._align_counts import selector
+from transanno.data._counts import MatrixCounts
+from transanno.data._match_genes import GeneMatch, match_genes, missing_genes
 from transanno.data._vocabulary import as_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from transanno.models import TransAnno, TransAnnoPretrain
 
 ALIGN_KEY = "transanno_align"
-# Values handled at once, so that what it takes beside input and result is small against either.
-_VALUES_PER_BLOCK = 2**21
 
 
 def align_genes(adata: AnnData, vocabulary: str | Path | Iterable[str] | TransAnno | TransAnnoPretrain) -> AnnData:
@@ -65,7 +65,7 @@ def align_genes(adata: AnnData, vocabulary: str | Path | Iterable[str] | TransAn
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If fewer than 80 % of the vocabulary are found.
 
     Examples
@@ -80,14 +80,10 @@ def align_genes(adata: AnnData, vocabulary: str | Path | Iterable[str] | TransAn
     # What is summed for a model that wants counts cannot be summed here, where values may be logarithms.
     check_unique_genes(var_names[var_names.isin(genes)], name="adata")
     match = match_genes(var_names, genes, var=adata.var, is_missing=missing_genes(adata.var), name="adata")
-    # -1: not in the vocabulary
-    target = np.full(adata.n_vars, -1)
-    target[match.query_columns] = match.vocabulary_columns
-
-    layers = {key: _align_matrix(adata.layers[key], target, len(genes)) for key in adata.layers if key is not None}
+    layers = {key: _align_matrix(adata.layers[key], match) for key in adata.layers if key is not None}
     raw = adata.raw
     aligned = AnnData(
-        X=None if adata.X is None else _align_matrix(adata.X, target, len(genes)),
+        X=None if adata.X is None else _align_matrix(adata.X, match),
         obs=adata.obs.copy(),
         var=_align_var(adata.var, match.query_columns, genes, match.is_missing),
         uns=deepcopy(dict(adata.uns)),
@@ -112,60 +108,20 @@ def _align_var(var: pd.DataFrame, columns: np.ndarray, genes: pd.Index, is_missi
     return aligned.set_axis(genes.astype(str).rename(var.index.name))
 
 
-def _align_matrix(matrix: Any, target: np.ndarray, n_genes: int) -> sp.csr_matrix | sp.csc_matrix:
-    """``(n_obs, n_vars)``, column i to column ``target[i]`` -> ``(n_obs, n_genes)``, of the same dtype."""
+def _align_matrix(matrix: Any, match: GeneMatch) -> sp.csr_matrix | sp.csc_matrix:
+    """``(n_obs, n_vars)`` -> ``(n_obs, n_vocabulary)``, of the same dtype; float16, which sparse matrices cannot hold, is float32."""
     if getattr(matrix, "dtype", np.dtype(object)).kind not in "biuf":
         raise TypeError(
             f"A matrix of adata holds {getattr(matrix, 'dtype', type(matrix).__name__)} values; numbers are needed, in an "
             'array, CSR or CSC matrix. Convert it, for example with .astype("float32").'
         )
-    if matrix.dtype == np.float16:
-        matrix = matrix.astype(np.float32)  # which sparse matrices cannot hold
+    dtype = np.dtype(np.float32 if matrix.dtype == np.float16 else matrix.dtype).newbyteorder("=")
     if sp.issparse(matrix) and matrix.format == "csc":
-        return _align_columns(sp.csc_matrix(matrix), target, n_genes)
-    return _align_rows(sp.csr_matrix(matrix) if sp.issparse(matrix) else np.asarray(matrix), target, n_genes)
-
-
-def _align_columns(matrix: sp.csc_matrix, target: np.ndarray, n_genes: int) -> sp.csc_matrix:
-    """CSC: whole columns move, so the result is filled in place."""
-    used = np.flatnonzero(target >= 0)
-    source = np.full(n_genes, -1)
-    source[target[used]] = used
-    sizes = np.zeros(n_genes, dtype=np.int64)
-    sizes[target[used]] = np.diff(matrix.indptr)[used]
-    indptr = np.concatenate([[0], np.cumsum(sizes)])
-    data = np.empty(indptr[-1], dtype=matrix.dtype)
-    indices = np.empty(indptr[-1], dtype=matrix.indices.dtype)
-    for column in np.flatnonzero(sizes):
-        there = slice(matrix.indptr[source[column]], matrix.indptr[source[column] + 1])
-        here = slice(indptr[column], indptr[column + 1])
-        data[here], indices[here] = matrix.data[there], matrix.indices[there]
-    return sp.csc_matrix((data, indices, indptr.astype(indices.dtype)), shape=(matrix.shape[0], n_genes))
-
-
-def _align_rows(matrix: sp.csr_matrix | np.ndarray, target: np.ndarray, n_genes: int) -> sp.csr_matrix:
-    """CSR or dense: counted first, so that the result is allocated once, then filled."""
-    n_stored = sum(int(np.count_nonzero(target[block.indices] >= 0)) for _, block in _row_blocks(matrix))
-    index_dtype = sp.get_index_dtype(maxval=max(n_stored, n_genes))
-    data = np.empty(n_stored, dtype=matrix.dtype)
-    indices = np.empty(n_stored, dtype=index_dtype)
-    indptr = np.zeros(matrix.shape[0] + 1, dtype=index_dtype)
-    for start, block in _row_blocks(matrix):
-        columns = target[block.indices]
-        is_used = columns >= 0
-        # how many values are kept before each row of the block, and in all of it
-        ends = np.concatenate([[0], np.cumsum(is_used)])[block.indptr] + indptr[start]
-        indptr[start : start + len(ends)] = ends
-        data[ends[0] : ends[-1]] = block.data[is_used]
-        indices[ends[0] : ends[-1]] = columns[is_used]
-    aligned = sp.csr_matrix((data, indices, indptr), shape=(matrix.shape[0], n_genes))
-    aligned.sum_duplicates()  # sorts, too; only an input with repeated entries has any
+        aligned = sp.csc_matrix(matrix, dtype=dtype) @ sp.csc_matrix(selector(match, dtype))
+    else:
+        blocks = MatrixCounts(matrix).blocks()
+        aligned = sp.vstack(
+            [block.astype(dtype, copy=False) @ selector(match, dtype) for block in blocks], format="csr"
+        )
+    aligned.sort_indices()
     return aligned
-
-
-def _row_blocks(matrix: sp.csr_matrix | np.ndarray) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """Rows of CSR or dense in pieces of bounded size, each with the number of its first row."""
-    n_values = matrix.size if isinstance(matrix, np.ndarray) else matrix.nnz
-    step = max(1, matrix.shape[0] * _VALUES_PER_BLOCK // max(n_values, 1))
-    for start in range(0, matrix.shape[0], step):
-        yield start, sp.csr_matrix(matrix[start : start + step])

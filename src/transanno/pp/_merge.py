@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping
 from functools import reduce
 from typing import Literal
@@ -16,6 +15,7 @@ from anndata import AnnData
 from anndata.utils import make_index_unique
 
 from transanno.checks._data import check_counts, check_in_memory, check_layer, check_not_empty, check_unique_genes
+from transanno.checks._warn import warn
 from transanno.data._match_genes import MIN_SHARED_GENES, missing_genes
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ def merge(
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If cells of different sources have the same counts, or, with ``"outer"``, if genes were not measured everywhere.
 
     Examples
@@ -99,12 +99,10 @@ def merge(
         merged.n_obs, len(sources), merged.n_vars, len(shared),
     )  # fmt: skip
     if len(union) > len(shared) and join == "outer":
-        warnings.warn(
+        warn(
             f"{len(union) - len(shared)} of the {len(union)} genes were not measured in all sources. Their counts are zero "
             'where they were not, which a model takes for "not expressed". Select genes by var["n_sources"], or use '
-            'join="inner".',
-            UserWarning,
-            stacklevel=2,
+            'join="inner".'
         )
     return merged
 
@@ -175,10 +173,8 @@ def _warn_of_duplicates(parts: Mapping[str, AnnData], shared: pd.Index) -> None:
     n_sources = cells.groupby([0, 1])["source"].transform("nunique")
     n_twins = cells.loc[n_sources > 1, "source"].value_counts()
     if len(n_twins):
-        warnings.warn(
+        warn(
             f"Cells with the same count of every shared gene occur in several sources: "
             f"{', '.join(f'{number} of {name!r}' for name, number in n_twins.items())}. If a data set is in two sources, "
-            "leave it out of one: copies of a cell on both sides of a split make any test too optimistic.",
-            UserWarning,
-            stacklevel=3,
+            "leave it out of one: copies of a cell on both sides of a split make any test too optimistic."
         )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scanpy as sc
 import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, TARGET_SUM
@@ -19,9 +17,10 @@ from transanno.checks._data import (
     check_obs_column,
     check_unique_genes,
 )
+from transanno.checks._warn import warn
+from transanno.data._select_genes import select_genes
 from transanno.data._vocabulary import as_vocabulary
 from transanno.pp._align import ALIGN_KEY, align_genes
-from transanno.tl import select_genes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -105,7 +104,7 @@ def preprocess(
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If more than half of the cells are removed.
 
     Examples
@@ -165,6 +164,8 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
 
 def _filter_cells(adata: AnnData, min_genes: int) -> None:
     """Remove cells with few genes, in place."""
+    import scanpy as sc  # loads matplotlib, which checks of data can do without
+
     n_before, n_largest = adata.n_obs, int((adata.X > 0).sum(axis=1).max())
     if n_largest < min_genes:
         raise ValueError(
@@ -173,11 +174,9 @@ def _filter_cells(adata: AnnData, min_genes: int) -> None:
         )
     sc.pp.filter_cells(adata, min_genes=min_genes)
     if adata.n_obs < (1 - _MANY_CELLS) * n_before:
-        warnings.warn(
+        warn(
             f"{n_before - adata.n_obs} of {n_before} cells have counts in fewer than {min_genes} genes and were removed. "
-            "If these are no empty droplets, lower min_genes.",
-            UserWarning,
-            stacklevel=3,
+            "If these are no empty droplets, lower min_genes."
         )
 
 
@@ -185,6 +184,8 @@ def _choose_genes(
     adata: AnnData, min_cells: int, n_top_genes: int, batch_key: str | None, report: dict[str, dict[str, Any]]
 ) -> AnnData:
     """Remove rare genes, normalize and keep the highly variable ones -> new object; fills in the report."""
+    import scanpy as sc  # loads matplotlib, which checks of data can do without
+
     n_before = adata.n_vars
     sc.pp.filter_genes(adata, min_cells=min_cells)
     if adata.n_vars == 0:
@@ -206,6 +207,8 @@ def _choose_genes(
 
 def _normalize(adata: AnnData) -> None:
     """Counts in ``X`` -> log1p of counts per 10,000, in place."""
+    import scanpy as sc  # loads matplotlib, which checks of data can do without
+
     sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     sc.pp.log1p(adata)
 

@@ -5,10 +5,10 @@ All of it holds for cells that are exchangeable with the held-out ones: drawn in
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from scipy.stats import false_discovery_control
+
+from transanno.checks._warn import warn
 
 # A type, or the cells called one, are compared with their like if there are so many of these, and else with all.
 _MIN_CELLS_OF_TYPE = 200
@@ -91,12 +91,10 @@ def warn_if_shifted(p_values: np.ndarray, n_held_out: int) -> None:
     distance = float((np.arange(1, len(ordered) + 1) / len(ordered) - ordered).max())
     by_chance = _KS_CRITICAL * np.sqrt(1.0 / len(ordered) + 1.0 / n_held_out)
     if distance > max(by_chance, _MIN_DISTANCE):
-        warnings.warn(
+        warn(
             f"The query is unlike the reference: {np.mean(p_values <= 0.1):.0%} of its cells have a novelty of at most 0.1, "
             "which 10% of the reference's own held-out cells have. Label sets cover less than they promise, and more known "
             'cells than promised may be called "Unknown". Either the query differs technically (protocol, depth, genes that '
             "are missing), or many of its cells are of types or in states that the reference lacks. Look at novelty per "
-            "cluster; a reference with batches like the query's, and its batch_key, helps.",
-            UserWarning,
-            stacklevel=3,
+            "cluster; a reference with batches like the query's, and its batch_key, helps."
         )

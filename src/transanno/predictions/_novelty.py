@@ -9,7 +9,7 @@ composition of a data set is no novelty.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import scanpy as sc
@@ -25,10 +25,65 @@ MAX_CELLS = 5_000
 _DECIMALS = 5
 
 
+@dataclass(frozen=True, eq=False)
+class TypeCenters:
+    """The types in one space."""
+
+    centers: np.ndarray
+    """``(n_labels, width)``"""
+    precision: np.ndarray
+    """``(width, width)``, inverse of the covariance that they share, shrunk"""
+
+    @classmethod
+    def fit(cls, values: np.ndarray, codes: np.ndarray) -> TypeCenters:
+        """Reference cells ``(n_cells, width)``, their types ``(n_cells,)`` -> centers."""
+        types, positions = np.unique(codes, return_inverse=True)
+        centers = np.stack([values[positions == i].mean(axis=0) for i in range(len(types))])
+        shared = LedoitWolf(assume_centered=True).fit(values - centers[positions])
+        return cls(centers, shared.precision_)
+
+    def distance_to_nearest(self, values: np.ndarray) -> np.ndarray:
+        """Cells ``(n_cells, width)`` -> squared Mahalanobis distance ``(n_cells,)``."""
+        # Euclidean after a linear map: two matrix products instead of one for every type.
+        root = np.linalg.cholesky(self.precision)
+        cells, centers = values @ root, self.centers @ root
+        return euclidean_distances(cells, centers, squared=True).min(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class NoveltySpace:
+    """Where the types of a reference are."""
+
+    mean: np.ndarray
+    """``(n_genes,)`` log-expression"""
+    components: np.ndarray
+    """``(n_genes, n_components)``"""
+    state: TypeCenters
+    """in what was learned: cell states, or expression times the table"""
+    expression: TypeCenters
+    """in the components"""
+
+    def axes(self, table: np.ndarray | None) -> np.ndarray:
+        """Gene embeddings ``(n_genes, width)`` or None -> what expression is projected on ``(n_genes, n_components + width)``."""
+        return _side_by_side(self.components, table)
+
+    def distances(
+        self, z: np.ndarray, projected: np.ndarray, is_missing: np.ndarray, table: np.ndarray | None
+    ) -> np.ndarray:
+        """Cell states, what was projected on :meth:`axes` -> scores ``(n_cells,)``, high where cells are unlike any type.
+
+        Log-expression was zero in genes where ``is_missing (n_genes,)`` is True; these count as average.
+        """
+        around_mean = projected - self.mean[~is_missing] @ self.axes(table)[~is_missing]
+        learned, expressed = _views(around_mean, self.components.shape[1], z if table is None else None)
+        nearest = [self.state.distance_to_nearest(learned), self.expression.distance_to_nearest(expressed)]
+        return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
+
+
 def fit_space(
     state: np.ndarray | None, expression: sp.csr_matrix, codes: np.ndarray, *, table: np.ndarray | None = None
-) -> dict[str, Any] | None:
-    """States, log-expression ``(n_cells, n_genes)`` and types of reference cells -> what :func:`distances` needs.
+) -> NoveltySpace | None:
+    """States, log-expression ``(n_cells, n_genes)`` and types of reference cells -> space.
 
     With a ``table (n_genes, width)`` of gene embeddings, expression times the table takes the place of the states. None where
     there is nothing to measure distances by: fewer than three cells or two genes, or no variation.
@@ -37,59 +92,19 @@ def fit_space(
         return None
     adata = AnnData(expression)
     sc.pp.pca(adata, n_comps=min(_N_COMPONENTS, min(adata.shape) - 1), random_state=0)
-    space: dict[str, Any] = {
-        "mean": np.asarray(expression.mean(axis=0), dtype=np.float64).ravel().round(_DECIMALS),
-        "components": adata.varm["PCs"].astype(np.float64).round(_DECIMALS),
-    }
+    mean = np.asarray(expression.mean(axis=0), dtype=np.float64).ravel().round(_DECIMALS)
+    components = adata.varm["PCs"].astype(np.float64).round(_DECIMALS)
     # Around the mean cell, as a saved model holds its centers.
-    axes = with_table(space, table)
-    views = _views(space, state, expression @ axes - space["mean"] @ axes)
-    return space | {name: _fit_types(values, codes) for name, values in views.items()}
+    axes = _side_by_side(components, table)
+    learned, expressed = _views(expression @ axes - mean @ axes, components.shape[1], state)
+    return NoveltySpace(mean, components, TypeCenters.fit(learned, codes), TypeCenters.fit(expressed, codes))
 
 
-def with_table(space: dict[str, Any], table: np.ndarray | None) -> np.ndarray:
-    """Table of gene embeddings ``(n_genes, width)`` or None -> what expression is projected on ``(n_genes, n_components + width)``."""
-    return space["components"] if table is None else np.hstack([space["components"], table])
+def _side_by_side(components: np.ndarray, table: np.ndarray | None) -> np.ndarray:
+    return components if table is None else np.hstack([components, table])
 
 
-def distances(
-    space: dict[str, Any],
-    state: np.ndarray | None,
-    projected: np.ndarray,
-    is_missing: np.ndarray,
-    *,
-    table: np.ndarray | None = None,
-) -> np.ndarray:
-    """States, log-expression in components ``(n_cells, n_components)`` -> scores ``(n_cells,)``, high where cells are unlike any type.
-
-    ``projected`` is the product with :func:`with_table` of log-expression that is zero in genes where ``is_missing
-    (n_genes,)`` is True; these count as average.
-    """
-    around_mean = projected - space["mean"][~is_missing] @ with_table(space, table)[~is_missing]
-    views = _views(space, state, around_mean)
-    nearest = [_distance_to_nearest(space[name], values) for name, values in views.items()]
-    return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
-
-
-def _views(space: dict[str, Any], state: np.ndarray | None, projected: np.ndarray) -> dict[str, np.ndarray]:
-    """States or None, what was projected ``(n_cells, n_components + width)`` -> the two spaces."""
-    n_components = space["components"].shape[1]
+def _views(projected: np.ndarray, n_components: int, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """What was projected ``(n_cells, n_components + width)``, states or None -> what was learned, and components."""
     learned = projected[:, n_components:] if state is None else state
-    views = {"state": learned, "expression": projected[:, :n_components]}
-    return {name: values.astype(np.float64) for name, values in views.items()}
-
-
-def _fit_types(values: np.ndarray, codes: np.ndarray) -> dict[str, np.ndarray]:
-    """-> centers of the types, and the inverse of the covariance that they share, shrunk."""
-    types, positions = np.unique(codes, return_inverse=True)
-    centers = np.stack([values[positions == i].mean(axis=0) for i in range(len(types))])
-    shared = LedoitWolf(assume_centered=True).fit(values - centers[positions])
-    return {"centers": centers, "precision": shared.precision_}
-
-
-def _distance_to_nearest(view: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Squared Mahalanobis distance to the nearest center ``(n_cells,)``."""
-    # Euclidean after a linear map: two matrix products instead of one for every type.
-    root = np.linalg.cholesky(view["precision"])
-    cells, centers = values @ root, view["centers"] @ root
-    return euclidean_distances(cells, centers, squared=True).min(axis=1)
+    return learned.astype(np.float64), projected[:, :n_components].astype(np.float64)

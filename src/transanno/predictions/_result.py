@@ -45,11 +45,8 @@ class Predictions:
     sets: np.ndarray | None = None
     """``(n_cells, n_labels)`` bool, types that a cell may be of"""
 
-    @classmethod
-    def from_frame(cls, probabilities: pd.DataFrame, unassigned_threshold: float | None) -> Predictions:
-        """Cells × types, the probabilities of all cells of a data set -> predictions."""
-        classes, indices = probabilities.columns.to_numpy(), np.arange(len(probabilities))
-        return cls(probabilities.to_numpy(), classes, indices, probabilities.index, unassigned_threshold)
+    z: np.ndarray | None = None
+    """``(n_cells, n_latent)`` cell states"""
 
     @property
     def codes(self) -> np.ndarray:

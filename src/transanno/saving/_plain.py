@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from transanno.predictions._calibration import Calibration
+from transanno.predictions._novelty import NoveltySpace, TypeCenters
+
+# What a model knows beside its network.
+_CLASSES = {cls.__name__: cls for cls in (Calibration, NoveltySpace, TypeCenters)}
 # The one key of a JSON object that stands for something that JSON does not have.
 _TAG = "__type__"
 
 
 def to_json(value: Any) -> str:
-    """Numbers, strings, lists, tuples, dictionaries, arrays and data frames -> text.
+    """Numbers, strings, lists, tuples, dictionaries, arrays, data frames and what a model knows -> text.
 
     Raises
     ------
@@ -57,6 +63,12 @@ def _encode(value: Any, path: str) -> Any:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufUO":
         items = _encode(value.ravel().tolist(), path)
         return {_TAG: "array", "dtype": value.dtype.str, "shape": list(value.shape), "items": items}
+    if type(value) in _CLASSES.values():
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            _TAG: type(value).__name__,
+            "items": [_encode([name, fields[name]], f"{path}.{name}") for name in fields],
+        }
     if isinstance(value, pd.DataFrame):
         columns = [_encode(value.iloc[:, i].to_numpy(), f"{path}[{name!r}]") for i, name in enumerate(value.columns)]
         names = [value.index.name, value.columns.name]
@@ -82,6 +94,8 @@ def _decode(value: Any) -> Any:
         return tuple(items)
     if value[_TAG] == "dict":
         return dict(items)
+    if value[_TAG] in _CLASSES:
+        return _CLASSES[value[_TAG]](**dict(items))
     if value[_TAG] == "array":
         array = np.empty(len(items), dtype=np.dtype(str(value["dtype"])))
         array[:] = items

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from transanno.data._select_genes import select_genes
 from transanno.tl._annotate import annotate
 from transanno.tl._cross_validate import cross_validate
 from transanno.tl._evaluate import evaluate
 from transanno.tl._explain import explain
-from transanno.tl._reference import fit_reference, pretrain, select_genes
-from transanno.tl._vote import refine
+from transanno.tl._reference import fit_reference, pretrain
+from transanno.tl._vote import vote
 
 __all__ = [
     "annotate",
@@ -16,6 +17,6 @@ __all__ = [
     "explain",
     "fit_reference",
     "pretrain",
-    "refine",
+    "vote",
     "select_genes",
 ]

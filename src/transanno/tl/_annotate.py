@@ -10,11 +10,9 @@ from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
-from transanno.data._cells import check_query
 from transanno.models import TransAnno, TransAnnoPretrain
-from transanno.predictions._result import check_fdr, check_unassigned_threshold
-from transanno.tl._reference import fit_reference, reference_types
-from transanno.training._seed import seeded
+from transanno.predictions._predict import Asked
+from transanno.tl._map import fit_for_query, map_and_predict
 
 
 def annotate(
@@ -101,7 +99,7 @@ def annotate(
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If query or reference were repaired, with what was done.
 
     Examples
@@ -113,23 +111,20 @@ def annotate(
     if (reference is None) == (model is None):
         raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
     check_annotation(query, key_added=key_added, seed=seed, refine=refine, accelerator=accelerator, layer=layer)
+    asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     if model is None:
         check_adata(reference, name="reference")
         assert reference is not None
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-        check_adata(query, name="query")
-        query_genes = check_query(query, reference.var_names, layer=layer)
-        types = reference_types(reference, labels_key, unlabeled_category)
-        check_unassigned_threshold(unassigned_threshold, types)
-        check_fdr(fdr, types)
-        model = fit_reference(
+        model = fit_for_query(
+            query,
             reference,
             labels_key,
-            batch_key=batch_key,
             layer=layer,
             unlabeled_category=unlabeled_category,
-            query_genes=query_genes,
+            asked=asked,
+            batch_key=batch_key,
             n_top_genes=n_top_genes,
             pretrained=pretrained,
             seed=seed,
@@ -139,10 +134,7 @@ def annotate(
     elif train_kwargs or pretrained is not None:
         unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
         raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
-    with seeded(seed):
-        query_model = TransAnno.load_query_data(
-            query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
-        )
-    query_model.predict(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr, key_added=key_added)
-    query.obsm[LATENT_KEY] = query_model.get_latent_representation()
+    query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
+    predictions.write(query, key_added)
+    query.obsm[LATENT_KEY] = predictions.z
     return query_model

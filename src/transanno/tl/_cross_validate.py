@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,17 @@ from anndata import AnnData
 from scvi.utils import track
 
 from transanno._constants import CONFIDENCE_SUFFIX, UNLABELED_CATEGORY
+from transanno.checks._warn import warn
 from transanno.metrics import CrossValidation
 from transanno.metrics._evaluate import score_cells
 from transanno.metrics._table import format_examples
-from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.models import TransAnnoPretrain
+from transanno.predictions._predict import Asked
 from transanno.predictions._result import Predictions, check_unassigned_threshold, write_obs
 from transanno.tl._folds import count_copies, make_folds, rare_types
 from transanno.tl._labeled_cells import labeled_cells
+from transanno.tl._map import map_and_predict
 from transanno.tl._reference import fit_reference
-from transanno.training._seed import seeded
 
 _FOLD_SUFFIX = "_fold"
 
@@ -108,7 +109,7 @@ def cross_validate(
 
     Warns
     -----
-    UserWarning
+    TransAnnoWarning
         If held-out cells have copies among the training cells, or types have too few cells to be in every fold.
 
     Examples
@@ -143,11 +144,11 @@ def cross_validate(
         # numba, which scanpy uses, raises the number for the whole process: on a busy machine, the second fold was
         # trained 40 times slower than the first.
         torch.set_num_threads(n_threads)
-        probabilities = _predict_held_out(
+        predictions = _predict_held_out(
             data.cells[fold.train].copy(),
             data.cells[fold.test].copy(),
             labels_key,
-            refine=refine,
+            Asked(refine=refine, unassigned_threshold=unassigned_threshold),
             seed=seed,
             batch_key=batch_key,
             unlabeled_category=unlabeled_category,
@@ -155,7 +156,6 @@ def cross_validate(
             pretrained=pretrained,
             **{"enable_progress_bar": False, "calibrate": False, **train_kwargs},
         )
-        predictions = Predictions.from_frame(probabilities, unassigned_threshold)
         is_unseen = ~np.isin(truth[fold.test], truth[fold.train])
         found.loc[fold.test, "fold"] = fold.name
         found.loc[fold.test, "predicted"] = predictions.labels
@@ -166,7 +166,7 @@ def cross_validate(
             predictions.labels.astype(object),
             is_unseen=is_unseen,
             has_unassigned=unassigned_threshold is not None,
-            probabilities=probabilities,
+            probabilities=predictions.to_frame(),
         )
     pooled = score_cells(
         truth,
@@ -183,18 +183,16 @@ def cross_validate(
 
 
 def _predict_held_out(
-    train: AnnData, test: AnnData, labels_key: str, *, refine: bool, seed: int | None, **fit_kwargs: Any
-) -> pd.DataFrame:
-    """Training and held-out cells -> probabilities of the held-out cells, cells × types."""
+    train: AnnData, test: AnnData, labels_key: str, asked: Asked, *, seed: int | None, **fit_kwargs: Any
+) -> Predictions:
+    """Training and held-out cells -> predictions for the held-out cells."""
     del test.obs[labels_key]
     model = fit_reference(train, labels_key, seed=seed, **fit_kwargs)
-    with seeded(seed):
-        query_model = TransAnno.load_query_data(test, model, accelerator=fit_kwargs.get("accelerator", "auto"))
-    probabilities = query_model.predict(soft=True, refine=refine, key_added=None)
-    assert isinstance(probabilities, pd.DataFrame)  # which soft=True makes it
+    accelerator = fit_kwargs.get("accelerator", "auto")
+    query_model, predictions = map_and_predict(test, model, asked, seed=seed, accelerator=accelerator, judges=False)
     for used in (model, query_model):  # scvi-tools would keep the cells of all folds in memory
         used.deregister_manager(used.adata)
-    return probabilities
+    return predictions
 
 
 def _as_columns(found: pd.DataFrame, positions: np.ndarray, obs_names: pd.Index, folds: list[str]) -> pd.DataFrame:
@@ -212,22 +210,18 @@ def _as_columns(found: pd.DataFrame, positions: np.ndarray, obs_names: pd.Index,
 
 def _warn_of_duplicates(n_copies: int, n_cells: int) -> None:
     if n_copies:
-        warnings.warn(
+        warn(
             f"{n_copies} of {n_cells} held-out cells have the same counts as a training cell of their fold: the scores "
             "are too good for new cells. Find out why cells occur twice, or pass drop_duplicates=True to keep one of "
-            "each.",
-            UserWarning,
-            stacklevel=3,
+            "each."
         )
 
 
 def _warn_of_rare_types(rare: pd.Series, n_splits: int) -> None:
     if len(rare):
         examples = format_examples([f"{name} ({n})" for name, n in rare.items()])
-        warnings.warn(
+        warn(
             f"{len(rare)} type(s) have fewer cells than n_splits={n_splits}: {examples}. They are not among the held-out "
             "cells of every fold, and a type of one cell is unseen in training where it is held out. Their scores mean "
-            "little; lower n_splits, merge types, or leave them out.",
-            UserWarning,
-            stacklevel=3,
+            "little; lower n_splits, merge types, or leave them out."
         )

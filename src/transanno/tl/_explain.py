@@ -8,16 +8,20 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from scipy.special import softmax
 
 from transanno.checks._data import Message, check_choice, check_obs_column
 from transanno.data._labels import as_strings
-from transanno.evidence._profiles import cell_profile, label_profiles, mean_logits, measured_genes
+from transanno.evidence._profiles import Profiles, profiles
 from transanno.models import TransAnno
+from transanno.predictions._run import Cells
 from transanno.training._minibatches import as_positions
 
 # A gene is expected where at least this share of a label's cells express it, and absent where at most that share of the
 # explained cells do: of one cell, none.
 _EXPECTED, _ABSENT = 0.5, 0.05
+# Calls of at least this probability stand in for labels where there are none.
+_SURE = 0.9
 
 
 def explain(
@@ -92,19 +96,23 @@ def explain(
     for name, value in (("label", label), ("against", against)):
         if value is not None:
             check_choice(name, value, model.labels.tolist())
-    data = adata if adata is not None else model._resolve(None)[0]
+    data, cells_read = model._resolve(adata, only_some=True)
     positions = _positions(data, cells, groupby)
-    means = mean_logits(model, adata, positions)
-    mean, logit = means["probability"], means["logit"]
+    center = model._center(cells_read)
+    logits = model._run(cells_read, positions, center=center).logits.astype(np.float64)
+    mean = pd.Series(softmax(logits, axis=1).mean(axis=0), index=model.labels)
+    logit = pd.Series(logits.mean(axis=0), index=model.labels)
     label = label or str((mean if against is None else mean.drop(against)).idxmax())
     against = against or str(mean.drop(label).idxmax())
     if label == against:
         raise ValueError(f"label and against are both {label!r}. Compare two different labels.")
-    found = model.get_gene_attributions(
-        adata, positions, np.zeros(len(positions), int), label=label, against=against
-    ).iloc[0]
-    own = cell_profile(model, adata, positions)
-    known = label_profiles(model, [label, against], adata, reference, labels_key)
+    one_group = np.zeros(len(positions), dtype=np.int64)
+    evidence = model._attribute(
+        cells_read, positions, one_group, np.array([model._code(label)]), against, center=center
+    )
+    found = pd.Series(evidence[0], index=model.genes)
+    own = profiles(cells_read, positions, one_group, ["cells"], model.genes, model._is_gene, min_cells=1)
+    known, source = _known_profiles(model, [label, against], data, cells_read, reference, labels_key)
     sides = np.select([found > 0, found < 0], [0, 1], default=-1).astype(np.int64)
     table = pd.DataFrame(
         {
@@ -120,7 +128,7 @@ def explain(
         },
         index=found.index,
     )
-    table = table[measured_genes(model, adata)]
+    table = table[~cells_read.is_missing[model._is_gene]]
     margin = float(logit[label] - logit[against])
     table = table.sort_values("evidence", key=np.abs, ascending=False, kind="stable").rename_axis("gene")
     table.attrs = {
@@ -130,9 +138,39 @@ def explain(
         "n_cells": len(positions),
         "margin": margin,
         "margin_of_average": margin - float(found.sum()),
-        "profiles": known.source,
+        "profiles": source,
     }
     return table
+
+
+def _known_profiles(
+    model: TransAnno,
+    labels: list[str],
+    data: AnnData | MuData,
+    cells: Cells,
+    reference: AnnData | MuData | None,
+    labels_key: str | None,
+) -> tuple[Profiles, str]:
+    """-> profiles of the labels, and of which cells: the reference's, the training cells, or cells surely called so."""
+    source, given = "reference", reference
+    if reference is None and model.n_reference_batches_ is None and model.adata is not None:
+        # `model.adata` may have been replaced by cells without labels; then calls have to do.
+        if model._spec.modality is None and model._spec.labels_key in model.adata.obs:
+            source, given = "training cells", model.adata
+    if given is not None:
+        key = labels_key or str(model._spec.labels_key)
+        check_obs_column(given, key, argument="labels_key", name="reference" if given is reference else "adata")
+        found = as_strings(given.obs[key], missing="")
+        cells = model._resolve(given, only_some=True)[1]
+    else:
+        source = "confident calls"
+        probabilities = softmax(model._run(cells, np.arange(data.n_obs)).logits.astype(np.float64), axis=1)
+        if model.calibration_ is not None:
+            probabilities = model.calibration_.temper(probabilities)
+        found = np.where(probabilities.max(axis=1) >= _SURE, model.labels[probabilities.argmax(axis=1)], "")
+    codes = pd.Index(labels).get_indexer(pd.Index(found)).astype(np.int64)
+    positions = np.flatnonzero(codes >= 0)
+    return profiles(cells, positions, codes[positions], labels, model.genes, model._is_gene), source
 
 
 def _positions(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
 from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._align_counts import align_counts
+from transanno.data._copies import identical_cells
 from transanno.data._labels import as_strings
-from transanno.data._match_genes import align_counts, match_genes
+from transanno.data._match_genes import match_genes
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,6 @@ def labeled_cells(
     cells = AnnData(counts, obs=obs, var=pd.DataFrame(index=match.vocabulary))
     groups = None if groups_key is None else _groups(adata.obs[groups_key].iloc[positions])
     return LabeledCells(cells, positions, labels[positions], groups, identical_cells(counts))
-
-
-def identical_cells(counts: sp.csr_matrix) -> np.ndarray:
-    """Counts ``(n_obs, n_vars)`` -> code of every cell ``(n_obs,)``; cells with equal counts have the same one.
-
-    Cells without any count get a code of their own: they are not copies of each other, but all equally empty.
-    """
-    counts = counts.copy()
-    counts.sum_duplicates()
-    counts.eliminate_zeros()
-    hashes = []
-    for row, (start, stop) in enumerate(zip(counts.indptr[:-1], counts.indptr[1:], strict=True)):
-        if start == stop:
-            hashes.append(f"cell {row}".encode())
-            continue
-        content = blake2b(counts.indices[start:stop].tobytes(), digest_size=16)
-        content.update(counts.data[start:stop].tobytes())
-        hashes.append(content.digest())
-    return pd.factorize(np.array(hashes, dtype=object))[0]
 
 
 def _groups(column: pd.Series) -> np.ndarray:

@@ -11,7 +11,8 @@ from anndata import AnnData
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from transanno.models import TransAnno
-from transanno.models._calibration import MIN_HELD_OUT
+from transanno.models._calibrate import calibrate, fit_novelty_space
+from transanno.predictions._calibration import MIN_HELD_OUT
 from transanno.training._seed import seeded
 
 # Share of the cells that are held out, and how many at most where whole batches are.
@@ -27,19 +28,22 @@ def calibrate_by_twin(
 
     A reference with too few cells is left uncalibrated.
     """
-    batch = model._batch_codes()
+    batch = model._registered_cells().batch
     held_out = choose_held_out(model._label_codes(), batch, np.random.default_rng(seed))
     if len(held_out) < MIN_HELD_OUT:
-        model._calibrate(np.arange(len(batch)), held_out)  # which says why not
+        calibrate(model, np.arange(len(batch)), held_out)  # which says why not
         return
     training = np.setdiff1d(np.arange(len(batch)), held_out)
     kept = {name: value for name, value in train_kwargs.items() if name not in _ONLY_ONCE}
     kept["datasplitter_kwargs"] = {**(kept.get("datasplitter_kwargs") or {}), "external_indexing": [training, held_out]}
     with warnings.catch_warnings(), seeded(seed):
         warnings.simplefilter("ignore", UserWarning)  # the model itself has warned of the same
-        twin = make(model.adata.copy())
+        # The same matrix: it is read only.
+        twin = make(AnnData(model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy()))
         twin.train(**kept)
-    model._take_calibration(twin)
+    model.calibration_ = twin.calibration_
+    if twin.calibration_ is not None:
+        fit_novelty_space(model, np.arange(len(batch)))
     twin.deregister_manager(twin.adata)  # scvi-tools would keep its cells in memory
 
 

@@ -7,21 +7,21 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, UNASSIGNED_CATEGORY, UNLABELED_CATEGORY
+from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, NOVEL_CATEGORY, UNASSIGNED_CATEGORY
 from transanno.checks._data import Message, check_interval, check_obs_column
 from transanno.data._labels import as_strings
 from transanno.predictions._result import write_obs
 
 _FRACTION_SUFFIX = "_fraction"
 # Calls that name no type.
-_NO_TYPE = (UNASSIGNED_CATEGORY, UNLABELED_CATEGORY)
+_NO_TYPE = (UNASSIGNED_CATEGORY, NOVEL_CATEGORY)
 # Confident cells of a type that a group holds beside its own: fewer are strays, this many are a population.
 _MIN_CELLS = 3
 # Confidence that saves the last cells of a type: a rare type is seldom called with more than 0.9 (benchmarks: evidence).
 _MORE_LIKELY_THAN_NOT = 0.5
 
 
-def refine(
+def vote(
     adata: AnnData | MuData,
     groupby: str = "leiden",
     *,
@@ -54,19 +54,19 @@ def refine(
     key
         Column of ``obs`` with the calls, which is not changed; their confidence is in ``key + "_confidence"``.
     key_added
-        Column of ``obs`` to write. Default: ``key + "_refined"``.
+        Column of ``obs`` to write. Default: ``key + "_vote"``.
     min_confidence
         Confidence that a coherent type needs to stand against its group.
 
     Returns
     -------
-    DataFrame with a row per group: ``label``, the commonest call; ``fraction``; ``n_cells``; ``n_changed``, cells whose refined label is
+    DataFrame with a row per group: ``label``, the commonest call; ``fraction``; ``n_cells``; ``n_changed``, cells whose new label is
     not their own call; ``n_kept``, cells that kept another call than the group's.
 
     Writes
     ------
     ``obs[key_added]``
-        Categorical, the refined label.
+        Categorical, the label by the vote.
     ``obs[key_added + "_fraction"]``
         Share of the cells of the group whose own call is the label of the group, in [0, 1]: how far they agree. NaN
         for cells without a group.
@@ -82,37 +82,37 @@ def refine(
     --------
     >>> sc.pp.neighbors(query, use_rep="X_transanno")
     >>> sc.tl.leiden(query)
-    >>> transanno.tl.refine(query, groupby="leiden")
-    >>> query.obs["transanno_refined"]
+    >>> transanno.tl.vote(query, groupby="leiden")
+    >>> query.obs["transanno_vote"]
     """
-    key_added = f"{key}_refined" if key_added is None else key_added
+    key_added = f"{key}_vote" if key_added is None else key_added
     calls, groups, confidence = _read(adata, groupby, key, key_added)
     check_interval("min_confidence", min_confidence, 0.0, 1.0)
     rows_of = {str(name): rows for name, rows in pd.Series(groups).groupby(groups).indices.items() if name}
     votes = {name: _vote(calls[rows], confidence[rows]) for name, rows in rows_of.items()}
     leading = [label for label, _ in votes.values()]
     vanishes = ~np.isin(calls, [*leading, *_NO_TYPE, ""]) & (confidence >= _MORE_LIKELY_THAN_NOT)
-    refined, fraction = calls.copy(), np.full(len(calls), np.nan)
+    voted, fraction = calls.copy(), np.full(len(calls), np.nan)
     summary: dict[str, dict[str, object]] = {}
     for name, rows in rows_of.items():
         own, (label, has_majority) = calls[rows], votes[name]
         is_kept = vanishes[rows] | _is_coherent(own, confidence[rows] >= min_confidence) | (not has_majority)
         is_kept &= own != label
-        refined[rows] = np.where(is_kept, own, label)
+        voted[rows] = np.where(is_kept, own, label)
         fraction[rows] = np.mean(own == label) if label else np.nan
         summary[name] = {
             "label": label or None,
             "fraction": fraction[rows[0]],
             "n_cells": len(rows),
-            "n_changed": int((refined[rows] != own).sum()),
+            "n_changed": int((voted[rows] != own).sum()),
             "n_kept": int(is_kept.sum()),
         }
-    present = set(refined) - {""}
+    present = set(voted) - {""}
     column = adata.obs[key]
     is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
     known = as_strings(column.cat.categories.to_series(), missing="") if is_categorical else sorted(present)
     categories = pd.Index([name for name in known if name in present], dtype=object)
-    labels = pd.Categorical.from_codes(categories.get_indexer(refined), categories=categories)
+    labels = pd.Categorical.from_codes(categories.get_indexer(voted), categories=categories)
     write_obs(adata, {key_added: labels, f"{key_added}{_FRACTION_SUFFIX}": fraction})
     columns = ["label", "fraction", "n_cells", "n_changed", "n_kept"]
     table = pd.DataFrame.from_dict(summary, orient="index", columns=columns).rename_axis(groupby)

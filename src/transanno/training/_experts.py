@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
 from sklearn.linear_model import LogisticRegression
 
+from transanno.data._counts import Counts
 from transanno.data._log_normalize import log_normalize
-from transanno.nn import Shares
+from transanno.nn import CellTypeHead, Shares
 from transanno.predictions._regression import fit_regression
+from transanno.training._minibatches import first_rows
+from transanno.training._module import TransAnnoModule
 
 SHARES = Shares(deep=0.6, linear=0.2, cosine=0.2)
 """How much each expert says in a prediction, the same for all data (docs/decisions/0012)."""
@@ -93,3 +98,30 @@ def choose_cells(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     limit = int((room // np.arange(len(types), 0, -1)).max())
     chosen = [rng.permutation(labeled[codes[labeled] == code])[:limit] for code in types]
     return np.sort(np.concatenate(chosen))
+
+
+def teach_experts(module: TransAnnoModule, counts: Counts | None, data_splitter: Any, is_other: np.ndarray) -> None:
+    """Fit the experts of the module's head to labeled training cells, validation cells left out; a head without is left as it is.
+
+    ``counts`` are those that the splitter's positions are of; None for a data module, whose first minibatches are taken.
+    """
+    head = module.classifier
+    if not isinstance(head, CellTypeHead):
+        return
+    # Seeded by what scvi-tools seeds.
+    rng = np.random.default_rng(int(torch.randint(2**31, ())))
+    if counts is not None:
+        data_splitter.setup("fit")
+        training = np.sort(np.asarray(data_splitter.train_idx, dtype=int))
+        chosen = training[choose_cells(data_splitter.codes[training], rng)]
+        values, codes = counts.rows(chosen), data_splitter.codes[chosen]
+    else:
+        found = first_rows(data_splitter.train_dataloader(), MAX_CELLS, REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY)
+        codes = found[REGISTRY_KEYS.LABELS_KEY].flatten().long().cpu().numpy()
+        codes = np.where(codes < module.n_classes, codes, -1)
+        chosen = choose_cells(codes, rng)
+        values, codes = sp.csr_matrix(found[REGISTRY_KEYS.X_KEY][chosen].cpu().numpy()), codes[chosen]
+    experts = fit_experts(values, codes, is_other, module.n_classes)
+    if experts is not None:
+        weight, intercept, directions = (torch.from_numpy(each).float().to(module.device) for each in experts)
+        head.set_experts(weight, intercept, directions, module.mean_expression, SHARES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from scvi import REGISTRY_KEYS
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transanno.nn import (
-    ENCODERS,
+    Architecture,
     CellTypeHead,
     Context,
     EncoderOutput,
     bin_expression,
     build_classifier,
+    build_encoder,
     build_expression_head,
     commonest_bins,
     count_bins,
-    default_head,
-    encoder_arguments,
+    fill_architecture,
     normalize_counts,
     perturb_genes,
     sample_expressed_mask,
@@ -47,47 +47,21 @@ class TransAnnoModule(BaseModuleClass):
     n_labels
         Number of label categories **including** the unlabeled one, which is the last and has no logit;
         0 builds no cell-type head (pretraining).
-    encoder
-        Name of an encoder in :data:`transanno.nn.ENCODERS`.
-    head
-        Name of a cell-type head in :data:`transanno.nn.HEADS`. Default: the encoder's.
-    n_hidden, n_latent, n_networks, n_layers, n_heads, head_dim, n_features
-        Arguments of the encoder; None stands for its default.
-    dropout_rate
-        Dropout in the cell-type head.
+    **architecture
+        Fields of :class:`transanno.nn.Architecture`.
     """
 
-    is_missing: Tensor
     is_other: Tensor
     mean_expression: Tensor
     commonest_bins: Tensor
 
-    def __init__(
-        self,
-        n_input: int,
-        n_batch: int = 1,
-        n_labels: int = 0,
-        *,
-        encoder: str = "views",
-        head: str | None = None,
-        n_hidden: int | None = None,
-        n_latent: int | None = None,
-        n_networks: int | None = None,
-        n_layers: int | None = None,
-        n_heads: int | None = None,
-        head_dim: int | None = None,
-        n_features: int | None = None,
-        dropout_rate: float = 0.1,
-    ) -> None:
+    def __init__(self, n_input: int, n_batch: int = 1, n_labels: int = 0, **architecture: Unpack[Architecture]) -> None:
         super().__init__()
-        given = {"n_hidden": n_hidden, "n_latent": n_latent, "n_networks": n_networks}
-        given |= {"n_layers": n_layers, "n_heads": n_heads, "head_dim": head_dim, "n_features": n_features}
         # With the defaults filled in: a saved model must not change when these do.
-        self.encoder_arguments = encoder_arguments(encoder, given)
-        self.head = head or default_head(encoder)
+        self.architecture = fill_architecture(architecture, has_labels=n_labels > 0)
         self.n_input = n_input
         self.n_classes = max(n_labels - 1, 0)
-        self.encoder = ENCODERS[encoder](n_vars=n_input, **self.encoder_arguments)
+        self.encoder = build_encoder(self.architecture, n_vars=n_input)
         self.n_latent = self.encoder.n_latent
         n_hidden = self.encoder.n_hidden
         self.batch_embedding = nn.Embedding(n_batch, n_hidden)
@@ -97,14 +71,10 @@ class TransAnnoModule(BaseModuleClass):
         self.unknown_batch = nn.Parameter(torch.zeros(n_hidden))
         self.expression_head = build_expression_head(self.encoder, n_vars=n_input)
         self.classifier = (
-            build_classifier(
-                self.head, self.encoder, n_vars=n_input, n_labels=self.n_classes, dropout_rate=dropout_rate
-            )
+            build_classifier(self.architecture, self.encoder, n_vars=n_input, n_labels=self.n_classes)
             if self.n_classes
             else None
         )
-        # Genes that the data set at hand did not measure; a query model's differ from its reference's.
-        self.register_buffer("is_missing", torch.zeros(n_input, dtype=torch.bool))
         # The column, if any, that counts all genes outside the vocabulary: part of a cell's total, and nothing else.
         self.register_buffer("is_other", torch.zeros(n_input, dtype=torch.bool))
         # Of the reference; the center of a data set that nothing else is known of.
@@ -141,14 +111,14 @@ class TransAnnoModule(BaseModuleClass):
 
         Deterministic by default; training passes how much to thin counts, perturb and hide genes (``max_masked_fraction`` of
         all, the same of all cells with ``is_panel``, or ``masked_fraction`` of the expressed ones) and forget batches.
-        ``is_missing (n_vars,)`` replaces the module's own set of unmeasured genes. ``center (n_vars,)`` is the mean
+        ``is_missing (n_vars,)`` are genes that the data lack, by default none. ``center (n_vars,)`` is the mean
         log-expression of the data set that the cells are of: in training that of the minibatch, which is drawn as a data
         set of its own; otherwise by default that of the reference. ``is_hidden`` of the result is True at the genes to
         predict, of which a few may have stayed visible.
         """
         if x.layout != torch.strided and not (x.layout == torch.sparse_csr and self.encoder.reads_sparse):
             x = x.to_dense()
-        missing = (self.is_missing if is_missing is None else is_missing)[None, :]
+        missing = (torch.zeros_like(self.is_other) if is_missing is None else is_missing)[None, :]
         is_target = is_replaced = torch.zeros_like(missing)
         if masked_fraction > 0.0:
             is_target, is_replaced = sample_expressed_mask(
@@ -308,15 +278,16 @@ class TransAnnoModule(BaseModuleClass):
         raise NotImplementedError("TransAnno is a discriminative model and draws no samples.")
 
     @torch.no_grad()
-    def initialize_from_data(self, counts: Tensor, *, genes: bool) -> None:
+    def initialize_from_data(self, counts: Tensor, is_missing: Tensor, *, genes: bool) -> None:
         """Start mean expression, and with ``genes`` all that stands for a gene, from ``counts (n_obs, n_vars)``.
 
-        Also notes every gene's commonest bin.
+        ``is_missing (n_vars,)`` are genes that the data lack. Also notes every gene's commonest bin.
         """
-        counts = counts.to(self.device).masked_fill(self.is_missing, 0.0)
+        is_missing = is_missing.to(self.device)
+        counts = counts.to(self.device).masked_fill(is_missing, 0.0)
         n_per_bin, n_per_bin_expressed = count_bins(counts)
         self.commonest_bins.copy_(commonest_bins(n_per_bin, n_per_bin_expressed))
-        expression = self.normalize(counts, self.is_missing[None, :])
+        expression = self.normalize(counts, is_missing[None, :])
         if genes:
             self.encoder.initialize_genes(expression)
             self.expression_head.initialize(n_per_bin)

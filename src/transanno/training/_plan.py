@@ -33,6 +33,8 @@ class TransAnnoTrainingPlan(TrainingPlan):
     ----------
     module
         The module to train.
+    is_missing
+        Genes that the cells lack ``(n_vars,)``. Default: none.
     optimizer
         ``"AdamW"``, or ``"Adam"``, whose weight decay is part of the gradient.
     lr
@@ -87,6 +89,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         self,
         module: BaseModuleClass,
         *,
+        is_missing: torch.Tensor | None = None,
         optimizer: Literal["AdamW", "Adam"] = "AdamW",
         lr: float | None = None,
         gene_lr: float = 1.0,
@@ -139,6 +142,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
             label_smoothing=label_smoothing,
             balanced=balanced,
         )
+        self.register_buffer("is_missing", is_missing)
         self.gene_lr = gene_lr
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
@@ -179,6 +183,7 @@ class TransAnnoTrainingPlan(TrainingPlan):
         inference_kwargs = self.augmentation if self.training else {}
         if not self.training and (self.validation_f1 is None or not self.loss_kwargs["use_labels"]):
             inference_kwargs = self.masking
+        inference_kwargs = {"is_missing": self.is_missing, **inference_kwargs}
         return self.module(tensors, inference_kwargs=inference_kwargs, loss_kwargs=loss_kwargs)
 
     def log(self, name: str, value: Any, **how: Any) -> None:

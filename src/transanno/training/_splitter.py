@@ -15,6 +15,7 @@ from scvi.dataloaders import AnnDataLoader, DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transanno.checks._data import check_choice, check_interval
+from transanno.checks._warn import warn
 from transanno.training._episodes import EpisodeSampler
 
 
@@ -211,11 +212,9 @@ class AnnotationDataSplitter(SplitOnce):
         self.n_samples_per_label = n_samples_per_label
         self.distributed_sampler = distributed_sampler
         if distributed_sampler:
-            warnings.warn(
+            warn(
                 "Training is distributed over several processes: cells are drawn as they are in the data, and class_balance "
-                "and n_samples_per_label have no effect.",
-                UserWarning,
-                stacklevel=3,
+                "and n_samples_per_label have no effect."
             )
 
     def _split(self, stage: str | None) -> None:

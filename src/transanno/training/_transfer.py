@@ -13,7 +13,7 @@ _GENE_ROWS = (
     "expression_head.gene_embedding",
     "expression_head.gene_bias",
 )
-_NOT_TRANSFERRED = ("batch_embedding.weight", "is_missing", "is_other", "mean_expression", "commonest_bins")
+_NOT_TRANSFERRED = ("batch_embedding.weight", "is_other", "mean_expression", "commonest_bins")
 _CLASSIFIER = "classifier."
 
 

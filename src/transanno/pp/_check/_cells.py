@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from transanno.data._copies import identical_cells
+from transanno.data._counts import Counts
 from transanno.data._labels import as_strings
-from transanno.data._restore import row_chunks
 from transanno.pp._check._report import Finding
-from transanno.tl._labeled_cells import identical_cells
 
 # Fewer genes than either are hardly a cell; the second is for panels of few genes.
 _MIN_GENES, _MIN_GENES_SHARE = 200, 0.05
@@ -23,10 +21,10 @@ _MAD_TO_SD = 1.4826
 _MIN_BATCH = 20
 
 
-def summarize_cells(matrix: Any, is_gene: np.ndarray, batch: np.ndarray | None) -> pd.DataFrame:
+def summarize_cells(counts: Counts, is_gene: np.ndarray, batch: np.ndarray | None) -> pd.DataFrame:
     """Counts ``(n_obs, n_vars)``, genes ``(n_vars,)``, batch ``(n_obs,)`` -> totals, genes and flags of every cell."""
     totals, n_genes = [], []
-    for _, chunk in row_chunks(matrix):
+    for chunk in counts.blocks():
         chunk = chunk if is_gene.all() else chunk[:, is_gene]
         totals.append(np.asarray(chunk.sum(axis=1, dtype=np.float64)).ravel())
         n_genes.append(np.diff(chunk.indptr))

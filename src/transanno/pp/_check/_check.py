@@ -12,13 +12,14 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno.checks._data import check_counts, check_layer, check_not_empty
-from transanno.data._find_counts import CountsSource, find_counts, find_names
+from transanno.checks._data import check_layer, check_not_empty
+from transanno.data._align_counts import AlignedCounts
+from transanno.data._counts import checked_blocks, in_memory
+from transanno.data._find_counts import CountsSource, read_counts
+from transanno.data._find_names import find_names
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
-from transanno.data._match_genes import GeneMatch, align_counts, match_genes, missing_genes
-from transanno.data._restore import row_chunks
-from transanno.data._scale import detect_scale
+from transanno.data._match_genes import GeneMatch, match_genes, missing_genes
 from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding
@@ -99,8 +100,8 @@ def check(
 
     source, scale_finding, is_usable = _look_at_values(adata, layer)
     findings, fixes = [scale_finding], [] if source.note is None else [source.note]
-    is_other = other_features(source.adata.var)
-    var = source.adata.var.set_axis(source.adata.var_names.astype(str))
+    is_other = other_features(source.var)
+    var = source.var
     if mapping is not None:
         mapped, n_mapped = map_names(var.index, mapping)
         var = var.set_axis(mapped)
@@ -122,7 +123,7 @@ def check(
     batch = None if batch_key not in adata.obs else as_strings(adata.obs[batch_key], missing="missing")
     cells = pd.DataFrame(columns=["total", "n_genes", "is_empty", "is_near_empty", "is_outlier", "is_duplicate"])
     if is_usable:
-        cells = summarize_cells(source.matrix, ~is_other, batch).set_axis(adata.obs_names.astype(str))
+        cells = summarize_cells(source.counts, ~is_other, batch).set_axis(adata.obs_names.astype(str))
         findings += cell_findings(cells, int(np.count_nonzero(~is_other)))
         if match is not None and known is not None and known.counts is not None and match.n_shared:
             own = _is_same_object(adata, reference_or_model)
@@ -152,40 +153,31 @@ def check(
 def _look_at_values(adata: AnnData, layer: str | None) -> tuple[CountsSource, Finding, bool]:
     """-> where counts are, what was found, and whether models accept them."""
     name = "adata.X" if layer is None else f'adata.layers["{layer}"]'
-    try:
-        source = find_counts(adata, layer=layer, name="adata")
-    except ValueError as error:  # counts here and logarithms there
-        matrix = adata.X if layer is None else adata.layers[layer]
-        return CountsSource(adata, layer, detect_scale(matrix)), Finding("scale", "error", str(error)), False
+    matrix = adata.X if layer is None else adata.layers[layer]
+    as_it_is = CountsSource(matrix, adata.var.set_axis(adata.var_names.astype(str)), None, layer)
+
+    def read(source: CountsSource) -> CountsSource:
+        nonlocal as_it_is
+        as_it_is = source
+        if source.matrix is None:
+            raise ValueError(f"{name} is empty. Name the layer that holds the counts.")
+        for _ in checked_blocks(source.counts, name=name):
+            pass
+        return source
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            source = read_counts(adata, read, layer=layer, name="adata")
+        except (ValueError, TypeError) as error:
+            return as_it_is, Finding("scale", "error", str(error)), False
     if source.note is not None:
         doubtful = source.restored is not None and source.restored.is_inexact.any()
         cure = "models do this by themselves; fix=True gives you the counts"
         return source, Finding("scale", "warning" if doubtful else "note", source.note, cure), True
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            _check_all(source.matrix, name)
-        except (ValueError, TypeError) as error:
-            return source, Finding("scale", "error", str(error)), False
     if caught:
         return source, Finding("scale", "warning", str(caught[0].message)), True
     return source, Finding("scale", "ok", f"{name} holds {source.scale}"), True
-
-
-def _check_all(matrix: Any, name: str) -> None:
-    """Raise or warn what models do, of data on disk for one chunk after the other."""
-    if matrix is None:
-        raise ValueError(f"{name} is empty. Name the layer that holds the counts.")
-    if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
-        check_counts(matrix, name=name)
-        return
-    is_empty = True
-    for _, chunk in row_chunks(matrix):
-        if chunk.nnz:
-            is_empty = False
-            check_counts(chunk, name=name)
-    if is_empty:
-        check_counts(sp.csr_matrix(matrix.shape), name=name)
 
 
 def _gene_findings(var: pd.DataFrame, ids: GeneIds, is_other: np.ndarray) -> list[Finding]:
@@ -268,7 +260,7 @@ def _duplicates(cells: pd.DataFrame, source: CountsSource, match: GeneMatch, kno
     """-> whether cells of the reference are among these; flags them in ``cells``."""
     if own:
         return Finding("duplicated cells", "note", "these are the cells of the reference itself")
-    counts = align_counts(source.adata, match, layer=source.layer, name="adata")
+    counts = in_memory(AlignedCounts(source.counts, match, name="adata")).matrix
     measured = np.flatnonzero(~match.is_missing)
     assert known.counts is not None
     cells["is_duplicate"] = copies_of(counts[:, measured], sp.csr_matrix(known.counts[:, measured], dtype=np.float32))
@@ -299,19 +291,23 @@ def _repaired(
 
 
 def _with_counts(adata: AnnData, source: CountsSource, layer: str | None) -> AnnData:
-    is_own = source.adata is adata
-    if not is_own and not source.adata.var_names.equals(adata.var_names.astype(str)):  # raw, with genes of its own
-        copy = AnnData(source.matrix, obs=adata.obs.copy(), var=source.adata.var.copy(), uns=dict(adata.uns))
+    if source.found is None:
+        return adata.to_memory() if adata.isbacked else adata.copy()
+    counts = in_memory(source.counts).matrix if source.restored is not None else _as_they_are(source.matrix)
+    if not source.var.index.equals(adata.var_names.astype(str)):  # raw, with genes of its own
+        copy = AnnData(counts, obs=adata.obs.copy(), var=source.var.copy(), uns=dict(adata.uns))
         for key, value in adata.obsm.items():
             copy.obsm[key] = value.copy()
     else:
         copy = adata.to_memory() if adata.isbacked else adata.copy()
-        if source.note is None:
-            return copy
-        counts = copy.layers[source.layer].copy() if is_own else source.matrix
         if layer is not None:
             copy.layers[layer] = counts
             return copy
         copy.X = counts
     copy.uns.pop("log1p", None)  # scanpy's note that X is logged
     return copy
+
+
+def _as_they_are(matrix: Any) -> Any:
+    """-> a copy in memory."""
+    return matrix.copy() if isinstance(matrix, np.ndarray) or sp.issparse(matrix) else matrix.to_memory()

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from scvi import REGISTRY_KEYS
 
-from transanno._constants import TARGET_SUM, UNLABELED_CATEGORY
+from transanno._constants import UNLABELED_CATEGORY
 from transanno.checks._data import check_not_empty, check_obs_column
-from transanno.data._find_counts import find_counts
+from transanno.data._align_counts import AlignedCounts
+from transanno.data._counts import Counts, in_memory
+from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._gene_ids import other_features
 from transanno.data._labels import as_strings
-from transanno.data._match_genes import align_counts, match_genes
-from transanno.models import TransAnno, TransAnnoPretrain
-from transanno.models._base import TransAnnoBase, as_model
-from transanno.nn import CellTypeHead
+from transanno.data._log_normalize import log_normalize
+from transanno.data._match_genes import match_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,10 +42,14 @@ class Known:
     """``(n_obs, n_genes)`` of the reference, None for a model without its data"""
 
 
-def what_is_known(source: AnnData | TransAnnoBase | str | Path, *, layer: str | None, labels_key: str | None) -> Known:
+def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> Known:
     """Reference, trained model or folder of one -> its genes, those that decide its types, and its counts."""
     if isinstance(source, AnnData):
         return _of_reference(source, layer, labels_key)
+    # Only here: whoever has a model has loaded torch anyway.
+    from transanno.models import TransAnno, TransAnnoPretrain
+    from transanno.models._base import as_model
+
     if isinstance(source, str | Path):
         source = as_model(source, TransAnno, argument="reference_or_model")
     if not isinstance(source, TransAnno | TransAnnoPretrain):
@@ -54,7 +57,10 @@ def what_is_known(source: AnnData | TransAnnoBase | str | Path, *, layer: str | 
             f"reference_or_model is a {type(source).__name__}. Allowed: a labeled AnnData, a trained model, or the folder of "
             "a saved TransAnno model."
         )
-    return _of_model(source)
+    codes = source._label_codes() if isinstance(source, TransAnno) and source.adata is not None else None
+    weights = None if isinstance(source, TransAnnoPretrain) else source._deciding_weights()
+    counts = None if source.adata is None else source._registered_cells().counts
+    return _of_model(source.genes, source._is_gene, getattr(source, "labels", None), counts, codes, weights)
 
 
 def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None) -> Known:
@@ -62,55 +68,57 @@ def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None)
     # Reference and query need not keep their counts in layers of the same name.
     layer = layer if layer in reference.layers else None
     genes = pd.Index(reference.var_names).astype(str)[~other_features(reference.var)].unique()
-    source = find_counts(reference, layer=layer, name="reference")
-    found = pd.Index(source.adata.var_names).astype(str)
-    if source.matrix is None or not genes.isin(found).all():
-        return Known("reference", genes, None, None)
-    match = match_genes(found, genes, min_shared=1, name="reference")
-    counts = align_counts(source.adata, match, layer=source.layer, name="reference")
-    deciding = None
-    if labels_key is not None:
-        check_obs_column(reference, labels_key, argument="labels_key", name="reference")
-        labels = as_strings(reference.obs[labels_key], missing=UNLABELED_CATEGORY)
-        deciding = deciding_by_mean(counts, labels, genes)
-    return Known("reference", genes, deciding, counts)
+
+    def read(source: CountsSource) -> sp.csr_matrix | None:
+        if source.matrix is None or not genes.isin(source.var.index).all():
+            return None
+        match = match_genes(source.var.index, genes, min_shared=1, name="reference")
+        return in_memory(AlignedCounts(source.counts, match, name="reference")).matrix
+
+    counts = read_counts(reference, read, layer=layer, name="reference")
+    if counts is None or labels_key is None:
+        return Known("reference", genes, None, counts)
+    check_obs_column(reference, labels_key, argument="labels_key", name="reference")
+    labels = as_strings(reference.obs[labels_key], missing=UNLABELED_CATEGORY)
+    types = np.array(sorted(set(labels) - {UNLABELED_CATEGORY}), dtype=object)
+    codes = pd.Index(types).get_indexer(pd.Index(labels, dtype=object))
+    return Known("reference", genes, deciding_by_mean(counts, codes, types, genes), counts)
 
 
-def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
-    counts = deciding = None
-    if model.adata is not None:
-        counts = sp.csr_matrix(model._registered_counts(), dtype=np.float32)[:, model._is_gene]
-    if isinstance(model, TransAnno):
-        if counts is not None:
-            codes = np.asarray(model.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel().astype(int)
-            labels = np.append(model.labels.astype(object), UNLABELED_CATEGORY)[codes]
-            if np.isin(model.labels, labels).all():  # else these are the cells of a query
-                deciding = deciding_by_mean(counts, labels, model.genes)
-        head = model.module.classifier
-        if deciding is None and isinstance(head, CellTypeHead):
-            weights = head.linear_weight.cpu().numpy()[:, model._is_gene]
-            # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for
-            # the spread, which a model without data does not know.
-            spread = model.module.mean_expression.sqrt().cpu().numpy()[model._is_gene]
-            deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
-    return Known("model", model.genes, deciding, counts)
+def _of_model(
+    genes: pd.Index,
+    is_gene: np.ndarray,
+    labels: np.ndarray | None,
+    counts: Counts | None,
+    codes: np.ndarray | None,
+    weights: np.ndarray | None,
+) -> Known:
+    """Genes, labels, registered counts and codes of labels, weights of the linear expert, or None -> what a model knows."""
+    deciding, read = None, None if counts is None else in_memory(counts).matrix[:, is_gene]
+    if (
+        labels is not None
+        and read is not None
+        and codes is not None
+        and len(np.unique(codes[codes >= 0])) == len(labels)
+    ):
+        deciding = deciding_by_mean(read, codes, labels, genes)
+    elif labels is not None and weights is not None:  # without cells, or with those of a query
+        deciding = _largest(weights, labels, genes)
+    return Known("model", genes, deciding, read)
 
 
-def deciding_by_mean(counts: sp.csr_matrix, labels: np.ndarray, genes: pd.Index) -> dict[str, list[str]]:
-    """Genes by the difference of their mean log1p of counts per 10,000 in a type from the mean over the other types."""
-    classes = sorted(set(labels) - {UNLABELED_CATEGORY})
-    totals = np.asarray(counts.sum(axis=1)).ravel()
-    factors = np.divide(TARGET_SUM, totals, out=np.zeros(len(totals)), where=totals > 0)
-    logged = sp.csr_matrix(
-        (np.log1p(counts.data * np.repeat(factors, np.diff(counts.indptr))), counts.indices, counts.indptr),
-        shape=counts.shape,
-    )
-    codes = pd.Index(classes, dtype=object).get_indexer(pd.Index(labels, dtype=object))
+def deciding_by_mean(
+    counts: sp.csr_matrix, codes: np.ndarray, types: np.ndarray, genes: pd.Index
+) -> dict[str, list[str]]:
+    """Genes by the difference of their mean log1p of counts per 10,000 in a type from the mean over the other types.
+
+    ``codes (n_obs,)`` are positions in ``types``, -1 for cells without one.
+    """
     rows = np.flatnonzero(codes >= 0)
-    is_of_class = sp.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=(len(classes), len(labels)))
-    means = (is_of_class @ logged).toarray() / np.maximum(np.asarray(is_of_class.sum(axis=1)), 1)
-    others = (means.sum(axis=0) - means) / max(len(classes) - 1, 1)
-    return _largest(means - others, np.array(classes, dtype=object), genes)
+    is_of_type = sp.csr_matrix((np.ones(len(rows)), (codes[rows], rows)), shape=(len(types), len(codes)))
+    means = (is_of_type @ log_normalize(counts)).toarray() / np.maximum(np.asarray(is_of_type.sum(axis=1)), 1)
+    others = (means.sum(axis=0) - means) / max(len(types) - 1, 1)
+    return _largest(means - others, types, genes)
 
 
 def _largest(importance: np.ndarray, classes: np.ndarray, genes: pd.Index) -> dict[str, list[str]]:

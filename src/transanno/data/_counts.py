@@ -1,0 +1,112 @@
+"""Counts of cells wherever they are, in memory or on disk: one way of reading them for everything above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from transanno.checks._data import check_counts
+
+CELLS_PER_BLOCK = 4096
+
+
+class Counts(Protocol):
+    """Cells × genes, read in pieces; every piece is CSR with sorted indices and without stored zeros."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_obs, n_vars)``"""
+
+    def rows(self, positions: np.ndarray) -> sp.csr_matrix:
+        """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
+
+    def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
+        """All cells in their order, at most so many at a time."""
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixCounts:
+    """The values of a matrix as they are: dense, CSR or CSC, in memory or on disk."""
+
+    matrix: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_obs, n_vars)``"""
+        return self.matrix.shape
+
+    @cached_property
+    def _by_rows(self) -> Any:
+        matrix = self.matrix
+        if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
+            matrix = matrix.to_memory()  # the rows of a CSC file lie all over it
+        matrix = readable(matrix)
+        return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
+
+    def rows(self, positions: np.ndarray) -> sp.csr_matrix:
+        """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
+        matrix = self._by_rows
+        if len(positions) and (np.diff(positions) == 1).all():
+            return _as_csr(matrix[positions[0] : positions[-1] + 1])  # a slice is four times as fast
+        if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
+            return _as_csr(matrix[positions])
+        # h5py and anndata's backed matrices want sorted unique rows.
+        unique, inverse = np.unique(positions, return_inverse=True)
+        return _as_csr(matrix[unique][inverse])
+
+    def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
+        """All cells in their order, at most so many at a time."""
+        for start in range(0, self.shape[0], n_rows):
+            yield _as_csr(self._by_rows[start : start + n_rows])
+
+
+def in_memory(counts: Counts, n_rows: int = CELLS_PER_BLOCK) -> MatrixCounts:
+    """-> all of it as one float32 CSR matrix, read once, so many cells at a time."""
+    values, genes, n_stored = [], [], [0]
+    for block in counts.blocks(n_rows):
+        values.append(block.data.astype(np.float32, copy=False))
+        genes.append(block.indices)
+        n_stored += np.diff(block.indptr).tolist()
+    parts = []
+    for pieces, dtype in ((values, np.float32), (genes, np.int32)):
+        parts.append(np.concatenate(pieces or [np.zeros(0, dtype)]))
+        pieces.clear()  # so that the result is in memory one and a half times at most
+    return MatrixCounts(sp.csr_matrix((*parts, np.cumsum(n_stored)), shape=counts.shape))
+
+
+def checked_blocks(counts: Counts, *, name: str) -> Iterator[sp.csr_matrix]:
+    """Blocks of all cells, each of them checked to hold counts: together they may be more than the memory holds."""
+    is_empty = True
+    for block in counts.blocks():
+        if block.nnz:  # one block may be empty
+            is_empty = False
+            check_counts(block, name=name)
+        yield block
+    if is_empty:
+        check_counts(sp.csr_matrix(counts.shape), name=name)
+
+
+def readable(matrix: Any) -> Any:
+    """The matrix, or if it is one that scipy can hold but neither copy nor slice, float16, the same as float32."""
+    if sp.issparse(matrix) and matrix.dtype == np.float16:
+        return type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
+    return matrix
+
+
+def _as_csr(block: Any) -> sp.csr_matrix:
+    """A piece of a matrix -> CSR of our own, of numbers that scipy can handle."""
+    if block.dtype == np.float16:
+        block = np.asarray(block).astype(np.float32)  # which sparse matrices cannot hold
+    if not block.dtype.isnative:  # of a file from another kind of machine
+        block = block.astype(block.dtype.newbyteorder("="))
+    found = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
+    if not found.has_canonical_format or (found.data == 0).any():
+        found = found.copy()  # a slice of all rows is the user's own matrix
+        found.sum_duplicates()
+        found.eliminate_zeros()
+    return found

@@ -1,0 +1,85 @@
+"""What cells that were held out from training teach about predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from transanno.predictions._conformal import label_sets, p_values_by_type
+from transanno.predictions._temperature import calibration_error, fit_temperature, temper
+
+MIN_HELD_OUT = 30
+"""Fewer held-out cells say nothing about probabilities."""
+
+# More digits would only make a saved model larger.
+_DECIMALS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Held-out cells of the reference, and the temperatures that they ask for."""
+
+    temperature: float
+    """of a cell's own probabilities"""
+    temperature_refined: float
+    """of refined ones: averages of neighbors are less sure of themselves than single cells are, and more often right"""
+    n_cells: int
+    """number of held-out cells"""
+    held_out: str
+    """what was held out, ``"cells"`` or whole ``"batches"``"""
+    ece_before: float
+    """expected calibration error without the temperature"""
+    ece_after: float
+    """and with it"""
+    codes: np.ndarray
+    """``(n_cells,)`` their types"""
+    called: np.ndarray
+    """``(n_cells,)`` what they are called"""
+    probability: np.ndarray
+    """``(n_cells,)`` of their type"""
+    distance: np.ndarray | None
+    """``(n_cells,)`` from the known types; None where it cannot be measured"""
+
+    @classmethod
+    def fit(
+        cls,
+        own: np.ndarray,
+        refined: np.ndarray,
+        codes: np.ndarray,
+        distance: np.ndarray | None,
+        *,
+        logits: np.ndarray,
+        held_out: str,
+    ) -> Calibration:
+        """Probabilities, own and refined, and logits ``(n_cells, n_labels)``, types and distances ``(n_cells,)`` -> calibration."""
+        # Other cells of the same batches are easier than any query: they may show that the model is too sure of itself, and
+        # cannot show that it is not sure enough.
+        lowest = 1.0 if held_out == "cells" else 0.0
+        temperature = max(fit_temperature(logits.astype(np.float64), codes), lowest)
+        after = temper(own, temperature)
+        return cls(
+            temperature=temperature,
+            temperature_refined=max(fit_temperature(np.log(np.maximum(refined, 1e-300)), codes), lowest),
+            n_cells=len(codes),
+            held_out=held_out,
+            ece_before=calibration_error(own, codes),
+            ece_after=calibration_error(after, codes),
+            codes=codes,
+            called=own.argmax(axis=1),
+            probability=after[np.arange(len(codes)), codes].round(_DECIMALS),
+            distance=None if distance is None else distance.round(_DECIMALS),
+        )
+
+    def temper(self, probabilities: np.ndarray, *, refined: bool = False) -> np.ndarray:
+        """Probabilities ``(n_cells, n_labels)`` -> the same, as sure as they should be."""
+        return temper(probabilities, self.temperature_refined if refined else self.temperature)
+
+    def novelty(self, distance: np.ndarray, called: np.ndarray) -> np.ndarray:
+        """Distances from the known types and calls ``(n_cells,)`` -> p-values ``(n_cells,)``."""
+        assert self.distance is not None  # whoever measured distances had these, too
+        return p_values_by_type(distance, called, self.distance, self.called) if len(distance) else np.zeros(0)
+
+    def sets(self, probabilities: np.ndarray, coverage: float) -> np.ndarray:
+        """Tempered probabilities ``(n_cells, n_labels)`` -> bool, True for types that a cell may be of."""
+        return label_sets(probabilities, coverage, self.probability, self.codes)

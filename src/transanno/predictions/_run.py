@@ -1,0 +1,52 @@
+"""Cells through a network, once: what it takes and what it gives, whichever library computes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from transanno.data._counts import Counts
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells of one data set as a model reads them."""
+
+    counts: Counts
+    """``(n_obs, n_vars)``, genes in the order of the model"""
+    batch: np.ndarray
+    """``(n_obs,)`` codes of the batches that the model knows"""
+    is_missing: np.ndarray
+    """``(n_vars,)`` bool, True for genes that the data lack"""
+    obs: pd.DataFrame
+    """names of the cells, and their batches and labels as the user wrote them"""
+
+
+class Outputs(NamedTuple):
+    """What a network gives for some cells."""
+
+    logits: np.ndarray
+    """``(n_cells, n_labels)``"""
+    z: np.ndarray
+    """``(n_cells, n_latent)``, the cell states"""
+    projected: np.ndarray
+    """``(n_cells, width)``, log-expression times what the backend was told to project it on; of no width if nothing"""
+
+
+class Backend(Protocol):
+    """A network that is ready to predict."""
+
+    def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
+        """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
+
+
+def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: int) -> Outputs:
+    """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches."""
+    starts = range(0, max(len(positions), 1), batch_size)  # of no cells, outputs of no rows
+    chunks = [positions[start : start + batch_size] for start in starts]
+    parts = [backend(cells.counts.rows(chunk), cells.batch[chunk], cells.is_missing) for chunk in chunks]
+    return Outputs(*map(np.concatenate, zip(*parts, strict=True)))

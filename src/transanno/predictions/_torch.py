@@ -1,0 +1,97 @@
+"""The network of torch as a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scvi import REGISTRY_KEYS
+from torch import Tensor
+
+from transanno.nn import sparse_rows, sum_over_cells, sum_over_genes
+from transanno.predictions._run import Cells, Outputs
+
+# Cells whose mean stands for that of a data set, and as how many cells the mean of the reference counts beside them: of one
+# cell there is no mean to speak of.
+_N_CENTER, _N_PRIOR = 20_000, 5
+
+
+class TorchBackend:
+    """Counts -> outputs of a module, deterministic and without gradients.
+
+    Parameters
+    ----------
+    module
+        A :class:`~transanno.training._module.TransAnnoModule`.
+    center
+        Mean log-expression of the data set that cells are of ``(n_vars,)``. Default: that of the reference.
+    axes
+        What log-expression is projected on ``(n_vars, width)``. Default: nothing.
+    """
+
+    def __init__(self, module: Any, *, center: Tensor | None = None, axes: np.ndarray | None = None) -> None:
+        self.module, self.center = module, center
+        self.axes = None if axes is None else torch.from_numpy(axes).float().to(module.device)
+
+    def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
+        """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
+        return self.infer(as_minibatch(self.module, counts, batch), is_missing)
+
+    def infer(self, tensors: dict[str, Tensor], is_missing: np.ndarray) -> Outputs:
+        """The same of a minibatch."""
+        module = self.module
+        module.eval()
+        with torch.inference_mode():
+            found = module.inference(
+                tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY],
+                torch.from_numpy(is_missing).to(module.device), self.center,
+            )  # fmt: skip
+            projected = None if self.axes is None else sum_over_genes(found["expression"], self.axes)
+        nothing = np.zeros((len(found["z"]), 0), np.float32)
+        parts = (found.get("logits"), found["z"], projected)
+        return Outputs(*(nothing if values is None else values.float().cpu().numpy() for values in parts))
+
+    def run_minibatches(self, minibatches: Iterable[dict[str, Tensor]], is_missing: np.ndarray) -> Outputs:
+        """Minibatches of a loader of the user's -> outputs of all their cells."""
+        parts = [self.infer(tensors, is_missing) for tensors in minibatches]
+        return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def as_minibatch(module: Any, counts: sp.csr_matrix, batch: np.ndarray, *, sparse: bool = True) -> dict[str, Tensor]:
+    """Counts and batch codes of some cells -> tensors; sparse where the encoder reads that and it pays, on a CPU."""
+    reads_sparse = sparse and module.encoder.reads_sparse and module.device.type == "cpu"
+    return {
+        REGISTRY_KEYS.X_KEY: as_tensor(counts, sparse=reads_sparse),
+        REGISTRY_KEYS.BATCH_KEY: torch.from_numpy(batch.astype(np.int64))[:, None],
+    }
+
+
+def as_tensor(counts: sp.csr_matrix, *, sparse: bool) -> Tensor:
+    """Counts -> float32 tensor, sparse CSR or dense."""
+    if not sparse:
+        return torch.from_numpy(counts.toarray().astype(np.float32, copy=False))
+    # anndata reads files with 64-bit offsets beside 32-bit positions; torch wants one type.
+    rows, genes = counts.indptr.astype(counts.indices.dtype, copy=False), counts.indices
+    values = counts.data.astype(np.float32, copy=False)
+    return sparse_rows(*map(torch.from_numpy, (rows, genes, values)), n_vars=counts.shape[1])
+
+
+def center_of(module: Any, cells: Cells, positions: np.ndarray) -> Tensor | None:
+    """Mean log-expression ``(n_vars,)`` of some cells of a data set, drawn a little to that of the reference.
+
+    None if no result of the module depends on it.
+    """
+    if not module.reads_center:
+        return None
+    n_cells, size = min(len(positions), _N_CENTER), module.encoder.inference_batch_size
+    sample = positions[np.linspace(0, len(positions) - 1, n_cells).round().astype(int)] if n_cells else positions
+    total = _N_PRIOR * module.mean_expression
+    is_masked = (torch.from_numpy(cells.is_missing).to(module.device) | module.is_other)[None, :]
+    for start in range(0, n_cells, size):
+        rows = sample[start : start + size]
+        counts = as_minibatch(module, cells.counts.rows(rows), cells.batch[rows])[REGISTRY_KEYS.X_KEY]
+        total = total + sum_over_cells(module.normalize(counts.to(module.device), is_masked))
+    return total / (n_cells + _N_PRIOR)

@@ -1,0 +1,63 @@
+"""Fit, map, predict: the steps that every way to an annotation takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anndata import AnnData
+from mudata import MuData
+
+from transanno.checks._arguments import check_adata
+from transanno.checks._data import check_obs_column
+from transanno.data._cells import check_query
+from transanno.data._labels import as_strings
+from transanno.models import TransAnno
+from transanno.predictions._predict import Asked
+from transanno.predictions._result import Predictions, check_fdr, check_unassigned_threshold
+from transanno.tl._reference import fit_reference
+from transanno.training._seed import seeded
+
+
+def fit_for_query(
+    query: AnnData | MuData,
+    reference: AnnData,
+    labels_key: str,
+    *,
+    layer: str | None,
+    unlabeled_category: str,
+    asked: Asked,
+    **fit_kwargs: Any,
+) -> TransAnno:
+    """Train a model on the genes that both have, once it is sure that the query can be annotated by it."""
+    check_adata(query, name="query")
+    query_genes = check_query(query, reference.var_names, layer=layer)
+    check_obs_column(reference, labels_key, argument="labels_key", name="reference")
+    types = set(as_strings(reference.obs[labels_key].drop_duplicates(), missing=unlabeled_category))
+    check_unassigned_threshold(asked.unassigned_threshold, types - {unlabeled_category})
+    check_fdr(asked.fdr, types - {unlabeled_category})
+    return fit_reference(
+        reference,
+        labels_key,
+        layer=layer,
+        unlabeled_category=unlabeled_category,
+        query_genes=query_genes,
+        **fit_kwargs,
+    )
+
+
+def map_and_predict(
+    query: AnnData | MuData,
+    model: Any,
+    asked: Asked,
+    *,
+    layer: str | None = None,
+    seed: int | None = 0,
+    accelerator: str = "auto",
+    judges: bool = True,
+) -> tuple[TransAnno, Predictions]:
+    """Query and trained model or folder of one -> model of the query, and what it predicts; nothing is written."""
+    with seeded(seed):
+        query_model = TransAnno.load_query_data(
+            query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
+        )
+    return query_model, query_model._predict(None, None, asked, judges=judges)[0]

@@ -79,7 +79,7 @@ VARIANTS = {
     "even compositions": Variant(patch=_concentration(1000.0)),
     # Without episodes a small reference has few minibatches in an epoch; it gets as many in all.
     "cells as in the data": Variant(
-        splitter={"class_balance": 0.0}, patch=partial(mock.patch, "transanno.models._transanno.MAX_EPOCHS", 400)
+        splitter={"class_balance": 0.0}, patch=partial(mock.patch, "transanno.models._train.MAX_EPOCHS", 400)
     ),
     "equal shares": Variant(shares=Shares(deep=1 / 3, linear=1 / 3, cosine=1 / 3)),
     "Transformer alone": Variant(shares=_without("linear", "cosine")),

@@ -119,12 +119,12 @@ def judge(task: Task, seed: int) -> dict[str, Any]:
     known = codes >= 0
     calibration, model.calibration_ = model.calibration_, None
     raw, refined = (model.predict(soft=True, refine=refine, key_added=None).to_numpy() for refine in (False, True))
-    temperature = calibration["temperature"]
+    temperature = calibration.temperature
     versions = {
         "raw": raw,
         "calibrated": temper(raw, temperature),
         "refined": refined,
-        "refined, calibrated": temper(refined, calibration["temperature_refined"]),
+        "refined, calibrated": temper(refined, calibration.temperature_refined),
     }
     sets = query.obsm["transanno_sets"]
     return {
@@ -134,7 +134,7 @@ def judge(task: Task, seed: int) -> dict[str, Any]:
         "n_query": int(known.sum()),
         "accuracy": float((raw.argmax(axis=1) == codes)[known].mean()),
         "temperature": temperature,
-        "held_out": calibration["held_out"],
+        "held_out": calibration.held_out,
         "ece": {key: calibration_error(values[known], codes[known]) for key, values in versions.items()},
         "coverage": float(sets[np.arange(len(codes)), codes][known].mean()),
         "set_size": float(sets[known].sum(axis=1).mean()),

@@ -61,7 +61,7 @@ def settings(reference: AnnData, *, seed: int, cores: int, concentration: float)
         for name, shares in SHARES.items():
             with head.weighted(shares):
                 found[name] = np.asarray(query_model.predict(soft=True, key_added=None))
-        counts = query_model._counts(None, np.arange(query.n_obs))
+        counts = query_model._registered_cells().counts.rows(np.arange(query.n_obs))
         found["components"] = principal_components(counts, ~query_model._is_gene)
 
     def predict(name: str, refine: _Refine, query: AnnData) -> Prediction:

@@ -17,7 +17,6 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
@@ -30,16 +29,12 @@ from transanno.models._fields import encode_batches
 from transanno.models._registry import as_anndata_registry, spec_of
 from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
-from transanno.predictions._torch import TorchBackend, as_tensor, center_of
+from transanno.predictions._torch import TorchBackend, center_of
 from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
 from transanno.saving._save import card_of, write_beside
-from transanno.training._minibatches import Minibatch, as_positions, first_rows
+from transanno.training._minibatches import Minibatch, as_positions
 from transanno.training._module import TransAnnoModule
 from transanno.training._plan import TransAnnoTrainingPlan
-from transanno.training._threads import at_most_threads
-
-# Cells from which gene embeddings and mean expression start.
-_N_INITIALIZATION = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,50 +157,6 @@ class TransAnnoBase(BaseModelClass):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _run_training(
-        self,
-        data_splitter: Any,
-        *,
-        max_epochs: int,
-        plan_kwargs: dict[str, Any],
-        trainer_kwargs: dict[str, Any],
-        **runner_kwargs: Any,
-    ) -> TransAnnoTrainingPlan:
-        """Fit the module to what the splitter loads -> the plan by which it was trained."""
-        # scvi-tools appends to the caller's list of callbacks.
-        if "callbacks" in trainer_kwargs:
-            trainer_kwargs["callbacks"] = list(trainer_kwargs["callbacks"])
-        trainer_kwargs.setdefault("gradient_clip_val", 1.0)
-        # Its default, elbo_validation, holds no classification loss.
-        trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
-        if trainer_kwargs.get("early_stopping") and getattr(data_splitter, "n_val", 1) == 0:
-            raise ValueError(
-                "early_stopping=True needs validation cells, but none were left aside (train_size=1.0, or too few "
-                "cells). Lower train_size, or switch early stopping off."
-            )
-        n_steps = getattr(data_splitter, "n_train", 0) // max(getattr(data_splitter, "batch_size", 128), 1)
-        trainer_kwargs.setdefault("log_every_n_steps", int(np.clip(n_steps, 1, 10)))
-        self.module.train()  # Lightning leaves a trained module in evaluation mode, without dropout
-        self._registered_center = None
-        plan = self._training_plan_cls(self.module, is_missing=self._missing_in(data_splitter), **plan_kwargs)
-        was_trained: bool = self.is_trained  # type: ignore[has-type]
-        # A trained model without a history, as load_query_data makes it, would not be given one.
-        self.is_trained = was_trained and self.history is not None
-        try:
-            runner = self._train_runner_cls(
-                self,
-                training_plan=plan,
-                data_splitter=data_splitter,
-                max_epochs=max_epochs,
-                **runner_kwargs,
-                **trainer_kwargs,
-            )
-            with at_most_threads(self.module.encoder.n_training_threads):
-                runner()
-        finally:
-            self.is_trained = self.is_trained or was_trained
-        return plan
-
     def _check_has_data(self) -> None:
         """Raise unless there are registered cells, and restore what another model may have registered over."""
         if self.adata is None:
@@ -214,24 +165,6 @@ class TransAnnoBase(BaseModelClass):
                 "load(dir_path, adata), or pass a datamodule."
             )
         self._validate_anndata(self.adata)
-
-    def _missing_in(self, data_splitter: Any) -> torch.Tensor:
-        """-> genes that the cells to train on lack ``(n_vars,)``; a data module of the user's has all."""
-        if isinstance(data_splitter, DataSplitter):
-            return torch.from_numpy(self._registered_cells().is_missing)
-        return torch.zeros(self.module.n_input, dtype=torch.bool)
-
-    def _initialize_module(self, data_splitter: Any, *, genes: bool) -> None:
-        """Start gene embeddings and mean expression from a sample of the training cells, validation cells left out."""
-        data_splitter.setup("fit")
-        if isinstance(data_splitter, DataSplitter):
-            sample = np.asarray(data_splitter.train_idx, dtype=int)
-            sample = np.sort(sample[torch.randperm(len(sample))[:_N_INITIALIZATION].numpy()])
-            dense = as_tensor(self._registered_cells().counts.rows(sample), sparse=False)
-        else:
-            key = REGISTRY_KEYS.X_KEY
-            dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION, key)[key]
-        self.module.initialize_from_data(dense, self._missing_in(data_splitter), genes=genes)
 
     # -- inference -----------------------------------------------------------------------------------------------
 

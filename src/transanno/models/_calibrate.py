@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from transanno.data._log_normalize import log_normalize
+from transanno.models._predict import judge_of, novelty_table
 from transanno.predictions._calibration import MIN_HELD_OUT, Calibration
 from transanno.predictions._novelty import MAX_CELLS, fit_space
 from transanno.predictions._refine import refine_probabilities
@@ -44,7 +45,7 @@ def calibrate(model: TransAnno, training: np.ndarray, held_out: np.ndarray) -> N
     is_unseen = ~np.isin(cells.batch[held_out], cells.batch[training])
     with _unknown_where_untrained(model, cells.batch[training]):
         fit_novelty_space(model, training)
-        judge = model._judge
+        judge = judge_of(model)
         # As a query of its own.
         center = center_of(model.module, cells, held_out)
         outputs = model._run(cells, held_out, axes=judge.axes, center=center)
@@ -70,7 +71,7 @@ def fit_novelty_space(model: TransAnno, training: np.ndarray) -> None:
     labeled = training[codes[training] >= 0]
     labeled = np.sort(np.random.default_rng(0).permutation(labeled)[:MAX_CELLS])
     expression = log_normalize(cells.counts.rows(labeled), ~model._is_gene)
-    table = model._novelty_table()
+    table = novelty_table(model)
     states = model._run(cells, labeled).z if table is None else None
     model.novelty_space_ = fit_space(states, expression, codes[labeled], table=table)
 

@@ -14,7 +14,7 @@ from anndata import AnnData
 from transanno.checks._data import check_unique_genes
 from transanno.data._vocabulary import read_vocabulary
 from transanno.models._base import TransAnnoBase
-from transanno.saving._original import Checkpoint
+from transanno.saving._original import Checkpoint, load_weights, read_checkpoint
 
 _Model = TypeVar("_Model", bound=TransAnnoBase)
 
@@ -56,3 +56,33 @@ def model_without_data(
     cls.setup_anndata(placeholder, **setup)
     # The registry is all that is wanted of the first model.
     return cls(registry=cls(placeholder).registry, **model)
+
+
+def classifier_of(
+    cls: Any,
+    path: str | Path,
+    genes: Sequence[str] | str | Path,
+    labels: Sequence[str],
+    labels_key: str,
+    unlabeled_category: str,
+) -> Any:
+    """See :meth:`transanno.TransAnno.from_checkpoint`."""
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.has_classifier:
+        raise ValueError(
+            f"{path} holds no classifier (no weights to_out.conv1, to_out.fc1 to fc3), so it predicts no cell types. "
+            "Load it with `TransAnnoPretrain.from_checkpoint(path, genes)`, and fine-tune it on a reference with "
+            "`TransAnno.from_pretrained`."
+        )
+    names = check_labels(labels, checkpoint, unlabeled_category=unlabeled_category)
+    model = model_without_data(
+        cls,
+        read_genes(genes, checkpoint),
+        pd.DataFrame({labels_key: names}, index=[f"placeholder{i}" for i in range(len(names))]),
+        setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
+        model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
+    )
+    load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model.labels])
+    model.module.eval()
+    model.is_trained_ = True
+    return model

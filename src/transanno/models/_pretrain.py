@@ -19,6 +19,7 @@ from transanno.checks._warn import warn
 from transanno.models._base import TransAnnoBase, plan_arguments
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._from_original import model_without_data, read_genes
+from transanno.models._train import initialize_module, run_training
 from transanno.nn import Architecture
 from transanno.predictions._torch import as_minibatch
 from transanno.presets import PAPER
@@ -135,8 +136,9 @@ class TransAnnoPretrain(TransAnnoBase):
                     **(datasplitter_kwargs or {}),
                 )
         if not self.is_trained_:
-            self._initialize_module(splitter, genes=True)
-        plan = self._run_training(
+            initialize_module(self, splitter, genes=True)
+        plan = run_training(
+            self,
             splitter,
             max_epochs=max_epochs
             or default_max_epochs(self.summary_stats.n_cells, N_PRETRAINING_VISITS, MAX_PRETRAINING_EPOCHS),

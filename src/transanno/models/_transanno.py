@@ -2,59 +2,43 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
-from scvi.dataloaders import DataSplitter
 from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
-from sklearn.metrics import mutual_info_score
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_training, one_column
 from transanno.checks._data import check_choice, check_interval
-from transanno.checks._warn import warn
-from transanno.data._cells import DataSpec, align
 from transanno.data._find_names import find_names
-from transanno.data._labels import as_strings
 from transanno.data._match_genes import match_genes, missing_genes
-from transanno.evidence._attributions import BASELINES, attribute_cells, contrasts
-from transanno.evidence._groups import as_groups, mean_probabilities
-from transanno.models._base import TransAnnoBase, as_model, ignored_gene_warnings, plan_arguments
+from transanno.evidence._attributions import BASELINES
+from transanno.models._base import TransAnnoBase, as_model, plan_arguments
 from transanno.models._calibrate import calibrate
+from transanno.models._explain import attribute_groups
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
-from transanno.models._from_original import check_labels, model_without_data, read_genes
+from transanno.models._from_original import classifier_of
+from transanno.models._from_pretrained import start_from_pretrained
+from transanno.models._map_query import map_query
+from transanno.models._predict import predict_cells
 from transanno.models._pretrain import TransAnnoPretrain
-from transanno.nn import Architecture, CellTypeHead
+from transanno.models._train import check_freeze, prepare_query, prepare_reference, run_training
+from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace
-from transanno.predictions._predict import Asked, Judge
-from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
-from transanno.predictions._run import Cells
-from transanno.saving._original import load_weights, read_checkpoint
-from transanno.training._epochs import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs
-from transanno.training._experts import teach_experts
+from transanno.predictions._predict import Asked
 from transanno.training._health import warn_if_collapsed
-from transanno.training._minibatches import Minibatch, as_positions
+from transanno.training._minibatches import Minibatch
 from transanno.training._splitter import AnnotationDataSplitter
-from transanno.training._transfer import transfer_weights
-
-logger = logging.getLogger(__name__)
-
-# Share of the uncertainty about the type that the batch may explain without a warning.
-_MAX_CONFOUNDING = 0.8
-# Peak learning rate on a query, a third of that on a reference: nothing but the embeddings of its batches learns.
-_QUERY_LR = 1e-3
 
 
 class TransAnno(TransAnnoBase, ArchesMixin):
@@ -208,7 +192,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
-        self._check_freeze(freeze)
+        check_freeze(self, freeze)
         check_training(
             max_epochs=max_epochs,
             train_size=train_size,
@@ -234,11 +218,12 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                 **(datasplitter_kwargs or {}),
             )
         is_query = self.n_reference_batches_ is not None
-        prepared = self._prepare_query() if is_query else self._prepare_reference(splitter, freeze)
+        prepared = prepare_query(self) if is_query else prepare_reference(self, splitter, freeze)
         if prepared is None:
             return
         default_epochs, plan_defaults = prepared
-        self._run_training(
+        run_training(
+            self,
             splitter,
             max_epochs=max_epochs or default_epochs,
             plan_kwargs=plan_arguments(plan_config, plan_kwargs, **plan_defaults),
@@ -262,72 +247,6 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     def _learns_labels(self) -> bool:
         """Whether training does; labels that a query happens to carry must not leak into what is then tested on them."""
         return self.n_reference_batches_ is None or any(self.query_trains_.values())
-
-    def _prepare_reference(self, splitter: Any, freeze: str | None) -> tuple[int, dict[str, Any]]:
-        """Start what does not learn by gradient descent, and freeze -> default epochs and arguments of the plan."""
-        cells, has_cells = None, isinstance(splitter, DataSplitter)
-        if has_cells:
-            cells = self._registered_cells()
-            self._warn_if_confounded(cells.batch)
-        per_epoch = (splitter.n_steps_per_epoch, N_STEPS) if has_cells else (self.summary_stats.n_cells, N_VISITS)
-        epochs = default_max_epochs(*per_epoch, MAX_EPOCHS)
-        if not self.is_trained_:
-            self._initialize_module(splitter, genes=not self.was_pretrained_)
-            teach_experts(self.module, None if cells is None else cells.counts, splitter, ~self._is_gene)
-        if freeze is not None and self.n_new_genes_:
-            warn(
-                f"freeze={freeze!r} keeps the gene embeddings as they are, and {self.n_new_genes_} of "
-                f"{len(self.genes)} genes were not in pretraining: theirs stay random. Restrict the reference to the "
-                "pretrained genes, or train without freeze."
-            )
-        self.module.freeze(freeze)
-        return epochs, {}
-
-    def _prepare_query(self) -> tuple[int, dict[str, Any]] | None:
-        """Freeze what is the reference's -> default epochs and arguments of the plan; None if nothing is left to train."""
-        assert self.n_reference_batches_ is not None
-        if not self.query_trains_["unfrozen"]:
-            self.module.freeze_for_query(self.n_reference_batches_)
-            if self.query_trains_["classifier"] and self.module.classifier is not None:
-                self.module.classifier.requires_grad_(True)
-        if not any(parameter.requires_grad for parameter in self.module.parameters()):
-            warn(
-                "Nothing to train: all batches of the query are known to the reference, and its weights are frozen. "
-                "The model can predict as it is."
-            )
-            return None
-        epochs = max(default_max_epochs(self.summary_stats.n_cells, N_VISITS, MAX_EPOCHS) // 2, 1)
-        plan = {"lr": _QUERY_LR, "batch_dropout": 0.0, "reconstruction_weight": 1.0, "use_labels": self._learns_labels}
-        return epochs, plan
-
-    def _check_freeze(self, freeze: str | None) -> None:
-        """Raise ValueError unless this can be frozen."""
-        if freeze is None:
-            return
-        check_choice("freeze", freeze, ("encoder", "partial"))
-        if self.n_reference_batches_ is not None:
-            raise ValueError(
-                f"freeze={freeze!r} is for a reference, but this is the model of a query: its weights are frozen already. "
-                "Leave freeze out; `load_query_data(..., unfrozen=True)` lets all of them learn."
-            )
-        if not (self.was_pretrained_ or self.is_trained_):
-            raise ValueError(
-                f"freeze={freeze!r} would keep random weights: the model was neither pretrained nor trained. Make it with "
-                "`TransAnno.from_pretrained(pretrained, adata, ...)`, or leave freeze out."
-            )
-
-    def _warn_if_confounded(self, batches: np.ndarray) -> None:
-        """Warn if the batch ``(n_obs,)`` of a reference cell gives its type away."""
-        labels = self._label_codes()
-        is_labeled = labels >= 0
-        shared = mutual_info_score(labels[is_labeled], batches[is_labeled])
-        entropy = mutual_info_score(labels[is_labeled], labels[is_labeled])
-        if shared > _MAX_CONFOUNDING * entropy:
-            warn(
-                f"Batch and cell type nearly coincide in the reference: knowing the batch of a cell leaves "
-                f"{max(1 - shared / entropy, 0):.0%} of the uncertainty about its type. No method can tell the two apart here; "
-                "set the model up without batch_key."
-            )
 
     def _label_codes(self) -> np.ndarray:
         """-> position among the types of every registered cell's label ``(n_obs,)``, -1 for cells without one."""
@@ -375,21 +294,9 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             If the pretrained model is untrained, shares too few genes with the reference, or another width is asked
             for than its weights have.
         """
-        source = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
-        if isinstance(adata, AnnData):
-            if labels_key is None:
-                raise ValueError("labels_key is missing: name the column of adata.obs that holds the cell types.")
-            cls.setup_anndata(adata, labels_key, unlabeled_category, layer=layer, batch_key=batch_key)
-        arguments: Any = {**source.init_params_["non_kwargs"], **architecture}
-        model = cls(adata, **arguments)
-        match = match_genes(model.genes, source.genes, name="reference")
-        transfer_weights(
-            source.module, model.module, source_rows=match.vocabulary_columns, target_rows=match.query_columns
+        return start_from_pretrained(
+            cls, pretrained, adata, labels_key, unlabeled_category, layer, batch_key, architecture
         )
-        logger.info("%d of %d genes start from pretrained embeddings", match.n_shared, len(model.genes))
-        model.was_pretrained_ = True
-        model.n_new_genes_ = len(model.genes) - match.n_shared
-        return model
 
     @classmethod
     def from_checkpoint(
@@ -438,25 +345,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         >>> model = transanno.TransAnno.from_checkpoint("finetune_best.pth", genes="genes.txt", labels=["B", "T"])
         >>> model.predict(query)
         """
-        checkpoint = read_checkpoint(path)
-        if not checkpoint.has_classifier:
-            raise ValueError(
-                f"{path} holds no classifier (no weights to_out.conv1, to_out.fc1 to fc3), so it predicts no cell types. "
-                "Load it with `TransAnnoPretrain.from_checkpoint(path, genes)`, and fine-tune it on a reference with "
-                "`TransAnno.from_pretrained`."
-            )
-        names = check_labels(labels, checkpoint, unlabeled_category=unlabeled_category)
-        model = model_without_data(
-            cls,
-            read_genes(genes, checkpoint),
-            pd.DataFrame({labels_key: names}, index=[f"placeholder{i}" for i in range(len(names))]),
-            setup={"labels_key": labels_key, "unlabeled_category": unlabeled_category},
-            model={"encoder": "performer", "head": "conv", "dropout_rate": 0.0, **checkpoint.architecture},
-        )
-        load_weights(model.module, checkpoint, label_order=[names.index(label) for label in model.labels])
-        model.module.eval()
-        model.is_trained_ = True
-        return model
+        return classifier_of(cls, path, genes, labels, labels_key, unlabeled_category)
 
     # -- query mapping -------------------------------------------------------------------------------------------
 
@@ -512,28 +401,11 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
         """
-        if unseen_labels not in ("error", "mask"):
-            raise ValueError(f"unseen_labels={unseen_labels!r}. Allowed: 'error', 'mask'.")
-        reference = as_model(reference_model, cls, argument="reference_model")
-        spec = reference._spec
-        aligned = align(adata, spec, shares=reference.gene_shares_, layer=layer)
-        if unseen_labels == "mask":
-            _mask_unseen_labels(
-                aligned.obs, spec, reference.labels, reference.registry["setup_args"]["unlabeled_category"]
-            )
-        with ignored_gene_warnings():
-            model = super().load_query_data(
-                aligned.to_registrable(), reference, accelerator=accelerator, device=device, unfrozen=True
-            )
-        n_reference_batches = reference.module.batch_embedding.num_embeddings
-        model.module.start_new_batches(n_reference_batches)
-        model.n_reference_batches_ = n_reference_batches
+        given = {"accelerator": accelerator, "device": device}
+        model, reference = map_query(cls, adata, reference_model, layer=layer, unseen_labels=unseen_labels, **given)
+        model.n_reference_batches_ = reference.module.batch_embedding.num_embeddings
+        model.module.start_new_batches(model.n_reference_batches_)
         model.query_trains_ = {"unfrozen": unfrozen, "classifier": not freeze_classifier}
-        model._attach(adata, layer=layer)
-        # scvi-tools hands the reference's training record down to the query model.
-        model.history_ = None
-        model.train_indices_ = model.validation_indices_ = model.test_indices_ = None
-        model.is_trained_ = True
         return model
 
     @classmethod
@@ -657,72 +529,12 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
         """
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
-        predictions, target = self._predict(
-            adata, indices, asked, batch_size=batch_size, dataloader=dataloader, judges=key_added is not None
+        predictions, target = predict_cells(
+            self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader, judges=key_added is not None
         )
         if key_added is not None and target is not None:
             predictions.write(target, key_added)
         return predictions.to_frame() if soft else predictions.labels
-
-    def _predict(
-        self,
-        adata: AnnData | MuData | None,
-        indices: Sequence[int] | None,
-        asked: Asked,
-        *,
-        batch_size: int | None = None,
-        dataloader: Iterable[Minibatch] | None = None,
-        judges: bool = True,
-    ) -> tuple[Predictions, Any]:
-        """Every cell through the network once -> predictions, and the user's object, None with a ``dataloader``.
-
-        Without ``judges``, novelty is left out unless it is asked for.
-        """
-        check_unassigned_threshold(asked.unassigned_threshold, self.labels)
-        check_fdr(asked.fdr, self.labels)
-        check_coverage(asked.coverage)
-        self._check_if_trained()
-        judge, needs_all = self._judge, {"refine": asked.refine, "keep_known": asked.keep_known}
-        needs_all |= {"fdr": asked.fdr is not None, "sets": asked.sets}
-        target, cells, known, axes = None, None, None, None
-        if dataloader is not None:
-            if adata is not None or indices is not None:
-                raise ValueError("Both dataloader and adata or indices are given. Pass one of them.")
-            if any(needs_all.values()):
-                names = " and ".join(name for name, is_asked in needs_all.items() if is_asked)
-                raise ValueError(f"{names} need the data set of the cells. Pass adata instead of dataloader.")
-            outputs = self._run_minibatches(dataloader)
-            positions = np.arange(len(outputs.logits))
-            obs_names = pd.RangeIndex(len(positions)).astype(str)
-        else:
-            is_asked = needs_all["fdr"] or needs_all["sets"]
-            if is_asked:
-                judge.check_is_calibrated()
-            target, cells = self._resolve(adata)
-            positions, obs_names = as_positions(indices, target.n_obs), target.obs_names
-            if self.calibration_ is not None and (is_asked or judges):
-                axes = judge.axes
-            outputs = self._run(cells, positions, batch_size, axes=axes)
-            known = self._known_codes(cells.obs)[positions] if asked.keep_known else None
-        own = torch.from_numpy(outputs.logits).double().softmax(dim=1).numpy()
-        return judge.predictions(own, outputs, cells, positions, obs_names, known, asked), target
-
-    @property
-    def _judge(self) -> Judge:
-        return Judge(self.labels, self._is_gene, self.calibration_, self.novelty_space_, self._novelty_table())
-
-    def _novelty_table(self) -> np.ndarray | None:
-        """-> gene embeddings ``(n_genes, width)``, or None where cell states do not depend on other cells."""
-        encoder = self.module.encoder
-        return None if encoder.has_gene_tokens else encoder.gene_embedding.detach().cpu().numpy()[self._is_gene]
-
-    def _known_codes(self, obs: pd.DataFrame) -> np.ndarray:
-        """-> position among the model's types of every cell's label ``(n_obs,)``, -1 for cells without one."""
-        key = self._spec.labels_key
-        if key not in obs:
-            return np.full(len(obs), -1)
-        labels = as_strings(obs[key], missing=self.registry["setup_args"]["unlabeled_category"])
-        return pd.Index(self.labels, dtype=object).get_indexer(pd.Index(labels, dtype=object))
 
     def get_gene_attributions(
         self,
@@ -793,65 +605,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         for name, value in (("label", label), ("against", against)):
             if value is not None:
                 check_choice(name, value, self.labels.tolist())
-        target, cells = self._resolve(adata)
-        positions = as_positions(indices, target.n_obs)
-        center = self._center(cells)
-        logits = self._run(cells, positions, batch_size, center=center).logits
-        if groupby is None:
-            groupby = pd.Categorical(self.labels[logits.argmax(axis=1)], categories=self.labels)
-        codes, groups = as_groups(groupby, target, positions)
-        if label is None:
-            explained = mean_probabilities(logits, codes, len(groups)).argmax(axis=1)
-        else:
-            explained = np.full(len(groups), self._code(label))
-        found = self._attribute(
-            cells, positions[codes >= 0], codes[codes >= 0], explained, against, center=center, baseline=baseline,
-            n_steps=n_steps, batch_size=batch_size,
-        )  # fmt: skip
-        index = pd.Index(groups, name=groupby if isinstance(groupby, str) else None)
-        table = pd.DataFrame(found, index=index, columns=self.genes)
-        table.attrs["labels"] = dict(zip(groups, self.labels[explained].tolist(), strict=True))
-        return table
-
-    def _attribute(
-        self,
-        cells: Cells,
-        positions: np.ndarray,
-        codes: np.ndarray,
-        explained: np.ndarray,
-        against: str | None,
-        *,
-        center: torch.Tensor | None,
-        baseline: str = "average",
-        n_steps: int = BASELINES["average"],
-        batch_size: int | None = None,
-    ) -> np.ndarray:
-        """Cells, their groups ``(n_cells,)``, codes of labels ``(n_groups,)`` -> contributions ``(n_groups, n_genes)``."""
-        found = attribute_cells(
-            self.module,
-            cells,
-            positions,
-            codes,
-            contrasts(explained, None if against is None else self._code(against), len(self.labels)),
-            center=center,
-            baseline=baseline,
-            n_steps=n_steps,
-            batch_size=batch_size,
-        )
-        return found[:, self._is_gene]
-
-    def _deciding_weights(self) -> np.ndarray | None:
-        """-> how much every gene counts for every label ``(n_labels, n_genes)``, by the linear expert; None without one."""
-        head = self.module.classifier
-        if not isinstance(head, CellTypeHead):
-            return None
-        weights = head.linear_weight.cpu().numpy()[:, self._is_gene]
-        # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for the spread.
-        spread = self.module.mean_expression.sqrt().cpu().numpy()[self._is_gene]
-        return (weights - weights.mean(axis=0)) * spread
-
-    def _code(self, label: str) -> int:
-        return int(np.flatnonzero(self.labels == label)[0])
+        return attribute_groups(self, adata, indices, groupby, label, against, baseline, n_steps, batch_size)
 
     # -- registration --------------------------------------------------------------------------------------------
 
@@ -922,13 +676,6 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
-
-
-def _mask_unseen_labels(obs: pd.DataFrame, spec: DataSpec, classes: np.ndarray, unlabeled_category: str) -> None:
-    """Turn labels that the model does not know into the unlabeled category, in our copy of ``obs``."""
-    if spec.labels_key in obs:
-        labels = as_strings(obs[spec.labels_key], missing=unlabeled_category)
-        obs[spec.labels_key] = np.where(np.isin(labels, classes.astype(str)), labels, unlabeled_category)
 
 
 def _is_distributed(strategy: Any) -> bool:

@@ -14,6 +14,7 @@ from transanno.checks._data import Message, check_choice, check_obs_column
 from transanno.data._labels import as_strings
 from transanno.evidence._profiles import Profiles, profiles
 from transanno.models import TransAnno
+from transanno.models._explain import attribute, code_of
 from transanno.predictions._run import Cells
 from transanno.training._minibatches import as_positions
 
@@ -107,8 +108,8 @@ def explain(
     if label == against:
         raise ValueError(f"label and against are both {label!r}. Compare two different labels.")
     one_group = np.zeros(len(positions), dtype=np.int64)
-    evidence = model._attribute(
-        cells_read, positions, one_group, np.array([model._code(label)]), against, center=center
+    evidence = attribute(
+        model, cells_read, positions, one_group, np.array([code_of(model, label)]), against, center=center
     )
     found = pd.Series(evidence[0], index=model.genes)
     own = profiles(cells_read, positions, one_group, ["cells"], model.genes, model._is_gene, min_cells=1)

@@ -12,6 +12,7 @@ from transanno.checks._data import check_obs_column
 from transanno.data._cells import check_query
 from transanno.data._labels import as_strings
 from transanno.models import TransAnno
+from transanno.models._predict import predict_cells
 from transanno.predictions._predict import Asked
 from transanno.predictions._result import Predictions, check_fdr, check_unassigned_threshold
 from transanno.tl._reference import fit_reference
@@ -60,4 +61,4 @@ def map_and_predict(
         query_model = TransAnno.load_query_data(
             query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
         )
-    return query_model, query_model._predict(None, None, asked, judges=judges)[0]
+    return query_model, predict_cells(query_model, None, None, asked, judges=judges)[0]

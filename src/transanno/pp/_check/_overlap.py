@@ -49,6 +49,7 @@ def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> 
     # Only here: whoever has a model has loaded torch anyway.
     from transanno.models import TransAnno, TransAnnoPretrain
     from transanno.models._base import as_model
+    from transanno.models._explain import deciding_weights
 
     if isinstance(source, str | Path):
         source = as_model(source, TransAnno, argument="reference_or_model")
@@ -58,7 +59,7 @@ def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> 
             "a saved TransAnno model."
         )
     codes = source._label_codes() if isinstance(source, TransAnno) and source.adata is not None else None
-    weights = None if isinstance(source, TransAnnoPretrain) else source._deciding_weights()
+    weights = None if isinstance(source, TransAnnoPretrain) else deciding_weights(source)
     counts = None if source.adata is None else source._registered_cells().counts
     return _of_model(source.genes, source._is_gene, getattr(source, "labels", None), counts, codes, weights)
 

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable(), console.calm_libraries():
             if "accelerator" in args:
-                _check_accelerator(args.accelerator)
+                from transanno.checks._arguments import check_accelerator
+
+                check_accelerator(args.accelerator)
             _command(args.command)(args, console)
     except BrokenPipeError:  # the reader of our output is gone, as in `transanno … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
@@ -76,16 +78,6 @@ def _command(name: str) -> Callable[[argparse.Namespace, Console], None]:
     from transanno._cli._annotate import annotate, demo
 
     return annotate if name == "annotate" else demo
-
-
-def _check_accelerator(name: str) -> None:
-    import torch
-
-    missing = {"gpu": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
-    if missing.get(name, False):
-        raise ValueError(
-            f"--accelerator={name}: PyTorch finds no such device here. Leave the option out to use what there is."
-        )
 
 
 @contextmanager

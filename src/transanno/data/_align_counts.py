@@ -66,18 +66,11 @@ class AlignedCounts:
     def _read_columns(self, matrix: Any, n_rows: int) -> sp.csr_matrix:
         """CSC ``(n_obs, n_query)``, in memory or on disk -> the product with the selector, in pieces of columns."""
         n_obs, n_vars = matrix.shape
-        step, wanted = max(1, n_rows * n_vars // n_obs), np.diff(self._selector.indptr) > 0
-        kept, rest = [], np.zeros((n_obs, 1), dtype=np.float32)
-        is_gene = np.zeros(n_vars, dtype=bool)
-        is_gene[self.match.query_columns] = True
+        step, total = max(1, n_rows * n_vars // n_obs), sp.csr_matrix(self.shape, dtype=np.float32)
         for start in range(0, n_vars, step):
             part = slice(start, start + step)
-            block = _as_float32(readable(matrix)[:, part])
-            kept.append(block[:, is_gene[part]])
-            if self.others is not None:
-                rest += np.asarray(block[:, (wanted & ~is_gene)[part]].sum(axis=1))
-        genes = sp.hstack(kept, format="csc") @ self._selector[is_gene]
-        return genes if self.others is None else sp.hstack([genes[:, :-1], sp.csc_matrix(rest)])
+            total = total + _as_float32(readable(matrix)[:, part]).tocsr() @ self._selector[part]
+        return total
 
     def _finish(self, aligned: sp.spmatrix) -> sp.csr_matrix:
         aligned = sp.csr_matrix(aligned)
@@ -105,38 +98,7 @@ def align_counts(
     chunk_size: int = CELLS_PER_BLOCK,
     name: str = "query",
 ) -> sp.csr_matrix:
-    """Read counts in the order of a vocabulary: `(n_obs, n_vars)` -> `(n_obs, n_vocabulary)`.
-
-    Query columns with the same gene are summed, missing genes are empty columns. Backed data are read piece by piece. A view of
-    a backed object is the exception: anndata reads the whole selection.
-
-    Parameters
-    ----------
-    adata
-        Query with dense, CSR or CSC counts, in memory or backed. Never modified.
-    match
-        From :func:`match_genes` on `adata.var_names`.
-    layer
-        Layer with the counts. None means `X`.
-    chunk_size
-        Number of cells to read at once (for CSC: as many columns as hold the same number of values).
-    name
-        What to call `adata` in messages.
-
-    Returns
-    -------
-    Counts as float32, with sorted indices.
-
-    Raises
-    ------
-    KeyError
-        If the layer does not exist.
-    TypeError
-        If the counts are neither dense, CSR nor CSC numbers.
-    ValueError
-        If there are no cells or genes, if `match` was made for another number of genes, if `layer` is None and
-        there is no `X`, or if a gene that is marked as not measured has counts.
-    """
+    """Counts of ``adata.X``, or a layer, in the order of a vocabulary ``(n_obs, n_vocabulary)``, in memory."""
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
     if adata.n_vars != match.n_query:

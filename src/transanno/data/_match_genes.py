@@ -32,30 +32,20 @@ EXPECTED_SHARED_FRACTION = 0.8
 
 @dataclass(frozen=True, eq=False)
 class GeneMatch:
-    """Which query column holds which gene of a vocabulary. Several columns may hold the same gene.
-
-    Parameters
-    ----------
-    vocabulary
-        Genes of the model, in its order; shape `(n_vocabulary,)`.
-    query_columns
-        Columns of the query that hold a vocabulary gene, ascending; shape `(n_used,)`.
-    vocabulary_columns
-        Position in `vocabulary` of each of `query_columns`; shape `(n_used,)`.
-    n_query
-        Number of columns of the query.
-    duplicated
-        Vocabulary genes held by more than one query column, in query order.
-    is_placeholder
-        True for those of `query_columns` that only stand for a gene that was not measured; shape `(n_used,)`.
-    """
+    """Which query column holds which gene of a vocabulary. Several columns may hold the same gene."""
 
     vocabulary: pd.Index
+    """``(n_vocabulary,)``, genes of the model, in its order"""
     query_columns: np.ndarray
+    """``(n_used,)``, columns of the query that hold one of these, ascending"""
     vocabulary_columns: np.ndarray
+    """``(n_used,)``, position of each in the vocabulary"""
     n_query: int
+    """number of columns of the query"""
     duplicated: list[str]
+    """genes held by more than one column, in query order"""
     is_placeholder: np.ndarray
+    """``(n_used,)`` bool, columns that only stand for a gene that was not measured"""
 
     @property
     def is_missing(self) -> np.ndarray:
@@ -84,34 +74,11 @@ def match_genes(
     min_shared: int | None = None,
     name: str = "query",
 ) -> GeneMatch:
-    """Match genes by exact name.
+    """Names of a query's columns & of a model's genes, which are unique -> match, by exact name.
 
-    Parameters
-    ----------
-    var_names
-        Gene names of the query.
-    vocabulary
-        Genes of the model, in its order. Must be unique.
-    var
-        `adata.var` of the query. Only read to point at a column with better names when few genes match.
-    is_missing
-        True for genes of the query that were not measured, see :func:`missing_genes`; shape `(n_query,)`.
-    min_shared
-        Number of vocabulary genes the query must have. By default the larger of 20 and a tenth of the vocabulary;
-        never more than the whole vocabulary.
-    name
-        What to call the query in messages.
-
-    Raises
-    ------
-    ValueError
-        If fewer than `min_shared` genes are found, if `min_shared` is below 1 or if `vocabulary` has duplicates.
-
-    Warns
-    -----
-    TransAnnoWarning
-        If fewer than 80 % of the vocabulary are found, or if a vocabulary gene occurs repeatedly in the query: its
-        counts will be summed.
+    ``is_missing (n_query,)`` are placeholders, see :func:`missing_genes`. Of ``var`` only columns that hold better names are
+    pointed at. A ValueError says why fewer than ``min_shared`` genes are found, by default the larger of 20 and a tenth of the
+    vocabulary and never more than all; a warning, that fewer than 80 % are, or that counts of columns will be summed.
     """
     var_names, vocabulary = pd.Index(var_names).astype(str), pd.Index(vocabulary).astype(str)
     check_unique_genes(vocabulary, name="the model's gene vocabulary")

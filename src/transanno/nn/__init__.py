@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transanno.nn._attribution import CellReading, attribute, gauss_legendre
+from transanno.nn._attribution import CellReading, attribute
 from transanno.nn._build import (
     ENCODERS,
     HEADS,
@@ -62,7 +62,6 @@ __all__ = [
     "draw_projection",
     "favor_attention",
     "fill_architecture",
-    "gauss_legendre",
     "normalize_counts",
     "perturb_genes",
     "sample_expressed_mask",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor
 
 from transanno.nn._build import Encoder
@@ -20,18 +22,6 @@ class CellReading(NamedTuple):
     """``(n_obs | 1, n_vars)`` dense, log1p of counts per 10,000"""
     reading: Tensor
     """``(n_obs | 1, ...)``, what the encoder's ``read`` makes of it"""
-
-
-def gauss_legendre(n_steps: int) -> tuple[Tensor, Tensor]:
-    """-> nodes in (0, 1) and weights that sum to one, ``(n_steps,)`` each, in double precision.
-
-    The nodes are the eigenvalues of the Jacobi matrix of the Legendre polynomials (Golub and Welsch, 1969).
-    """
-    k = torch.arange(1, n_steps, dtype=torch.float64)
-    off_diagonal = k / (4 * k**2 - 1).sqrt()
-    jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-    nodes, vectors = torch.linalg.eigh(jacobi)
-    return (nodes + 1) / 2, vectors[0] ** 2
 
 
 @torch.no_grad()
@@ -60,15 +50,16 @@ def attribute(
     """
     context = context._replace(length=distance_from(end.expression, context.center))
     by_reading, by_expression = torch.zeros_like(end.reading), torch.zeros_like(end.expression)
-    for node, weight in zip(*map(Tensor.tolist, gauss_legendre(n_steps)), strict=True):
+    for root, weight in zip(*map(np.ndarray.tolist, leggauss(n_steps)), strict=True):
+        node = (root + 1) / 2
         reading = torch.lerp(start.reading, end.reading, node).requires_grad_()
         expression = torch.lerp(start.expression, end.expression, node).requires_grad_()
         with torch.enable_grad():
             encoded = encoder.encode(reading, is_masked, batch_embedding, context)
             total = (contrast * classifier(encoded, expression, is_masked, context)).sum()
         found = torch.autograd.grad(total, (reading, expression), materialize_grads=True)
-        by_reading += weight * found[0]
-        by_expression += weight * found[1]
+        by_reading += weight / 2 * found[0]
+        by_expression += weight / 2 * found[1]
     difference = end.expression - start.expression
     contribution = encoder.share_among_genes(by_reading, end.reading - start.reading, difference)
     contribution = contribution + by_expression * difference

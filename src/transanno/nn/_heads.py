@@ -113,18 +113,10 @@ class CellTypeHead(nn.Module):
     def set_experts(
         self, weight: Tensor, intercept: Tensor, directions: Tensor, mean_expression: Tensor, shares: Shares
     ) -> None:
-        """Take the experts that do not learn by gradient descent.
+        """Take the experts that do not learn by gradient descent, and their shares.
 
-        Parameters
-        ----------
-        weight, intercept
-            The logistic regression on log-expression, ``(n_labels, n_vars)`` and ``(n_labels,)``.
-        directions
-            Mean expression of every type minus the mean of these, ``(n_labels, n_vars)``; zero for a type without cells.
-        mean_expression
-            ``(n_vars,)``, that of the reference.
-        shares
-            Of the experts.
+        The regression on log-expression, ``(n_labels, n_vars)`` and ``(n_labels,)``; the mean expression of every type minus
+        the mean of these ``(n_labels, n_vars)``, zero for a type without cells; and that of the reference ``(n_vars,)``.
         """
         self.linear_weight.copy_(weight)
         self.linear_bias.copy_(intercept + weight @ mean_expression)

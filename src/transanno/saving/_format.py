@@ -101,20 +101,9 @@ def _without_pickle(saved: dict[str, Any]) -> dict[str, Any]:
 def read_saved_model(
     dir_path: str | Path, class_name: str | None = None, *, prefix: str | None = None, allowed: list[str] | None = None
 ) -> SavedModel:
-    """Read a model file without running anything in it.
+    """Folder and prefix of a model of one of these classes, by default any -> what its file holds; nothing in it is run.
 
-    Parameters
-    ----------
-    dir_path, prefix
-        Folder and beginning of the file's name.
-    class_name, allowed
-        Classes of which the model may be. Default: any.
-
-    Raises
-    ------
-    ValueError
-        If there is no model, a damaged one, one of another class or of another format, or if the file holds more than
-        data.
+    A ValueError says that there is none, or a damaged one, of another class or format, or with more than data in it.
     """
     folder = Path(dir_path)
     path = folder / f"{prefix or ''}{MODEL_FILE}"

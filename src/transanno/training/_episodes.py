@@ -21,14 +21,8 @@ class EpisodeSampler(Sampler[list[int]]):
     learns neither, every minibatch is an episode: 40 to 100 % of the types, in proportions from a Dirichlet distribution,
     and cells of each drawn with replacement. Where no cell has a label, cells are drawn as they are in the data.
 
-    Parameters
-    ----------
-    codes
-        Label codes of the training cells ``(n_obs,)``, -1 for unlabeled ones.
-    batch_size
-        Number of cells in an episode.
-    n_samples_per_label
-        If given, only so many labeled cells of every type, drawn anew, take part in an epoch.
+    ``codes (n_obs,)`` are label codes of the training cells, -1 for unlabeled ones; with ``n_samples_per_label``, only so many
+    labeled cells of every type, drawn anew, take part in an epoch.
     """
 
     def __init__(self, codes: np.ndarray, *, batch_size: int, n_samples_per_label: int | None = None) -> None:

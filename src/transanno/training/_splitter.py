@@ -39,18 +39,8 @@ class ClassBalancedSampler(Sampler[list[int]]):
     Drawing happens inside the training split, so a repeated cell never appears on both sides. Unlabeled cells are
     seen as often as they are in the data.
 
-    Parameters
-    ----------
-    codes
-        Label codes of the training cells ``(n_obs,)``, -1 for unlabeled ones.
-    batch_size
-        Number of cells in a minibatch.
-    class_balance
-        Exponent of the re-weighting in [0, 1], or ``"oversample"``.
-    n_samples_per_label
-        If given, at most so many labeled cells of every type are seen in an epoch.
-    drop_last
-        Whether to drop an incomplete last minibatch.
+    ``codes (n_obs,)`` are label codes of the training cells, -1 for unlabeled ones; of every type at most
+    ``n_samples_per_label`` labeled cells are seen in an epoch, and ``drop_last`` drops an incomplete last minibatch.
     """
 
     def __init__(
@@ -164,20 +154,10 @@ class AnnotationDataSplitter(SplitOnce):
     A plain random split can put the only cells of a rare type into validation, and the model then
     never sees the type. Here a type with n cells gives ``floor(n * validation_size)`` of them.
 
-    Parameters
-    ----------
-    adata_manager
-        Manager of the registered data.
-    n_labels
-        Number of label categories including the unlabeled one.
-    class_balance
-        ``"episodes"``: see :class:`~transanno.training._episodes.EpisodeSampler`; otherwise see :class:`ClassBalancedSampler`.
-    n_samples_per_label
-        See there.
-    use_labels
-        If not, all cells count as unlabeled: labels have no influence on which cells are drawn.
-    **kwargs
-        Arguments of :class:`~scvi.dataloaders.DataSplitter`.
+    ``n_labels`` is the number of label categories, the unlabeled one included; ``class_balance`` is ``"episodes"``, see
+    :class:`~transanno.training._episodes.EpisodeSampler`, or what :class:`ClassBalancedSampler` takes. Without ``use_labels``
+    all cells count as unlabeled: labels have no influence on which cells are drawn. Other arguments are those of
+    :class:`~scvi.dataloaders.DataSplitter`.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def sum_genes(blocks: Iterable[sp.csr_matrix], batch: np.ndarray, is_allowed: np
         start += block.shape[0]
         is_member = sp.csr_matrix((np.ones(len(codes)), (codes, np.arange(len(codes)))), (n_batches, len(codes)))
         # In single precision there and back, as scanpy does it: which of two genes is more variable may hang on that.
-        values = log_normalize(block, ~is_allowed)
+        values = log_normalize(block if is_allowed.all() else block[:, is_allowed])
         values.data = np.expm1(values.data)
         values = values.astype(np.float64)
         sums.n_cells[:] += np.bincount(codes, minlength=n_batches)[:, None]
@@ -124,12 +124,13 @@ def choose_genes(sums: GeneSums, n_top_genes: int) -> np.ndarray:
 
 def _most_variable(sums: GeneSums, n_top_genes: int) -> np.ndarray:
     """-> positions of the genes that most batches find highly variable, and of these the most variable."""
-    found = [_dispersion(sums, i) for i in range(len(sums.n_cells)) if sums.n_cells[i] > 0]
+    found = [_dispersion(sums, i) for i in np.flatnonzero(sums.n_cells[:, 0])]
+    is_chosen = [_is_among_highest(values, is_expressed, n_top_genes) for values, is_expressed in found]
     if len(found) == 1:
-        return np.flatnonzero(_is_among_highest(found[0], n_top_genes))
-    votes = np.sum([_is_among_highest(each, n_top_genes) for each in found], axis=0)
+        return np.flatnonzero(is_chosen[0])
+    votes, values = np.sum(is_chosen, axis=0), np.stack([values for values, _ in found])
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.nansum(found, axis=0) / np.sum(~np.isnan(found), axis=0)
+        mean = np.nansum(values, axis=0) / np.sum(~np.isnan(values), axis=0)
     order = pd.DataFrame({"votes": votes, "dispersion": mean}).sort_values(["votes", "dispersion"], ascending=False)
     return np.sort(order.index[:n_top_genes])
 
@@ -142,8 +143,8 @@ def _moments(sums: GeneSums, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(variance > _ROUNDING * mean**2, variance, 0.0)
 
 
-def _dispersion(sums: GeneSums, batch: int) -> np.ndarray:
-    """-> log dispersion of every gene in units of those of genes of like mean, ``(n_genes,)``; 0 where not expressed."""
+def _dispersion(sums: GeneSums, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """-> log dispersion of every gene in units of those of genes of like mean, 0 where not expressed; and if it is expressed."""
     is_expressed = sums.n_expressing[batch] > 0
     mean, variance = (values[is_expressed] for values in _moments(sums, batch))
     with np.errstate(divide="ignore"):
@@ -157,10 +158,12 @@ def _dispersion(sums: GeneSums, batch: int) -> np.ndarray:
     center, spread = center.mask(is_alone, 0.0), spread.mask(is_alone, center)
     found = np.zeros(len(is_expressed))
     found[is_expressed] = (genes["dispersion"] - center) / spread
-    return found
+    return found, is_expressed
 
 
-def _is_among_highest(values: np.ndarray, n: int) -> np.ndarray:
-    """-> bool, the highest n values, and those that equal the last of them; never NaN."""
-    known = np.sort(values[~np.isnan(values)])[::-1]
-    return np.zeros(len(values), dtype=bool) if not len(known) else np.nan_to_num(values, nan=-np.inf) >= known[:n][-1]
+def _is_among_highest(values: np.ndarray, is_candidate: np.ndarray, n: int) -> np.ndarray:
+    """-> bool, the candidates of the highest n values, and those that equal the last of them; never NaN."""
+    is_candidate = is_candidate & ~np.isnan(values)
+    if not is_candidate.any():
+        return is_candidate
+    return is_candidate & (values >= np.sort(values[is_candidate])[::-1][:n][-1])

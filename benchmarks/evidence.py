@@ -56,7 +56,7 @@ MARKERS: dict[str, dict[str, list[str]]] = {
         "B cell": ["Cd79a", "Cd79b", "Ms4a1", "Cd19", "Ighm"],
     },
 }
-# Without markers: only votes. The rule of tl.refine was chosen on the pairs above; that a vote needs a majority was added
+# Without markers: only votes. The rule of tl.vote was chosen on the pairs above; that a vote needs a majority was added
 # after a first look at these, so no pair here is an untouched test.
 VOTES = ["P3_cellmix3", "P4_marques_region", "P4_marques_region_fine"]
 FIGURE = ROOT / "docs" / "_static" / "evidence.png"
@@ -124,15 +124,15 @@ def clusters(query: AnnData, model: Any, truth: pd.Series, seed: int) -> list[di
     rows = [{"method": "own calls", "scores": score(truth, calls.to_numpy(), labels)}]
     for resolution in (1.0, 5.0):
         sc.tl.leiden(query, resolution=resolution, flavor="igraph", n_iterations=2, directed=False, random_state=seed)
-        table = tl.refine(query, "leiden")
+        table = tl.vote(query, "leiden")
         name = f"{len(table)} clusters"
         rows.append(
             {
-                "method": f"tl.refine, {name}",
-                "scores": score(truth, query.obs["transanno_refined"].astype(str).to_numpy(), labels),
+                "method": f"tl.vote, {name}",
+                "scores": score(truth, query.obs["transanno_vote"].astype(str).to_numpy(), labels),
                 "n_changed": int(table["n_changed"].sum()),
                 "n_kept": int(table["n_kept"].sum()),
-                "types": int(query.obs["transanno_refined"].nunique()),
+                "types": int(query.obs["transanno_vote"].nunique()),
             }
         )
         plain = calls.groupby(query.obs["leiden"].to_numpy()).agg(lambda group: group.mode()[0])
@@ -228,7 +228,7 @@ def _vote_sections(pair, votes) -> list[str]:
         for row in votes
     ]
     chosen = (
-        "the rule of tl.refine was chosen on these"
+        "the rule of tl.vote was chosen on these"
         if pair in MARKERS
         else "the rule was chosen on other pairs, but that a vote needs a majority was added after a look at these"
     )

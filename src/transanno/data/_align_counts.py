@@ -109,7 +109,8 @@ def align_counts(
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
         raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
-    return in_memory(AlignedCounts(MatrixCounts(matrix), match, name=name), chunk_size).matrix
+    aligned = AlignedCounts(MatrixCounts(matrix), match, name=name)
+    return in_memory(aligned, aligned.blocks(chunk_size)).matrix
 
 
 def check_unmeasured(counts: Any, is_missing: np.ndarray, genes: pd.Index, *, name: str) -> None:

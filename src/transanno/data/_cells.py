@@ -14,9 +14,10 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import IS_MISSING_KEY, OTHER_GENES
-from transanno.checks._data import check_counts, check_layer, check_not_empty
+from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._counts import Counts, MatrixCounts, checked_blocks, in_memory
+from transanno.data._check_counts import checked_blocks
+from transanno.data._counts import Counts, MatrixCounts, in_memory
 from transanno.data._find_counts import CountsSource, count_sources, read_counts
 from transanno.data._find_names import find_names, say
 from transanno.data._match_genes import match_genes, missing_genes
@@ -111,10 +112,9 @@ def align(
 
     def read(source: CountsSource) -> AlignedData:
         aligned, notes, tell = _match(source, spec.vocabulary, shares, name)
-        counts = aligned if only_some else in_memory(aligned)
+        where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
+        counts = aligned if only_some else in_memory(aligned, checked_blocks(aligned, name=where))
         say([source.found if only_some else source.note, *notes], tell)
-        if isinstance(counts, MatrixCounts):
-            check_counts(counts.matrix, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
         is_missing = aligned.match.is_missing
         return AlignedData(counts, is_missing if aligned.others is None else np.append(is_missing, False), obs, spec)
 

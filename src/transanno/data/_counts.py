@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
-
-from transanno.checks._data import check_counts
 
 CELLS_PER_BLOCK = 4096
 
@@ -65,10 +63,10 @@ class MatrixCounts:
             yield _as_csr(self._by_rows[start : start + n_rows])
 
 
-def in_memory(counts: Counts, n_rows: int = CELLS_PER_BLOCK) -> MatrixCounts:
-    """-> all of it as one float32 CSR matrix, read once, so many cells at a time."""
+def in_memory(counts: Counts, blocks: Iterable[sp.csr_matrix] | None = None) -> MatrixCounts:
+    """-> all of it as one float32 CSR matrix; read from ``blocks`` where these are given, such as checked ones."""
     values, genes, n_stored = [], [], [0]
-    for block in counts.blocks(n_rows):
+    for block in counts.blocks() if blocks is None else blocks:
         values.append(block.data.astype(np.float32, copy=False))
         genes.append(block.indices)
         n_stored += np.diff(block.indptr).tolist()
@@ -77,18 +75,6 @@ def in_memory(counts: Counts, n_rows: int = CELLS_PER_BLOCK) -> MatrixCounts:
         parts.append(np.concatenate(pieces or [np.zeros(0, dtype)]))
         pieces.clear()  # so that the result is in memory one and a half times at most
     return MatrixCounts(sp.csr_matrix((*parts, np.cumsum(n_stored)), shape=counts.shape))
-
-
-def checked_blocks(counts: Counts, *, name: str) -> Iterator[sp.csr_matrix]:
-    """Blocks of all cells, each of them checked to hold counts: together they may be more than the memory holds."""
-    is_empty = True
-    for block in counts.blocks():
-        if block.nnz:  # one block may be empty
-            is_empty = False
-            check_counts(block, name=name)
-        yield block
-    if is_empty:
-        check_counts(sp.csr_matrix(counts.shape), name=name)
 
 
 def readable(matrix: Any) -> Any:

@@ -11,7 +11,8 @@ from anndata import AnnData
 
 from transanno._constants import OTHER_GENES
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._counts import checked_blocks, in_memory
+from transanno.data._check_counts import checked_blocks
+from transanno.data._counts import in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import say
 from transanno.data._match_genes import match_genes

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from transanno.checks._data import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
+from transanno.data._check_counts import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
 from transanno.data._counts import MatrixCounts, readable
 from transanno.data._restore import MIN_EXACT, restore_rows, undo_logs
 
@@ -137,7 +137,7 @@ def _scale_by_total(sample: sp.csr_matrix, log_base: float | None) -> Scale | No
 
 
 def _total(sample: sp.csr_matrix, values: np.ndarray) -> float | None:
-    return common_total(sp.csr_matrix((values, sample.indices, sample.indptr), shape=sample.shape))
+    return common_total(_sums_by_row(values, sample.indptr))
 
 
 def _is_split(n_fractional: np.ndarray, n_values: np.ndarray) -> bool:

@@ -124,7 +124,7 @@ def choose_genes(sums: GeneSums, n_top_genes: int) -> np.ndarray:
 
 def _most_variable(sums: GeneSums, n_top_genes: int) -> np.ndarray:
     """-> positions of the genes that most batches find highly variable, and of these the most variable."""
-    found = [_dispersion(sums, i) for i in np.flatnonzero(sums.n_cells[:, 0])]
+    found = [_dispersion(sums, i) for i in np.flatnonzero(sums.n_cells[:, 0]).tolist()]
     is_chosen = [_is_among_highest(values, is_expressed, n_top_genes) for values, is_expressed in found]
     if len(found) == 1:
         return np.flatnonzero(is_chosen[0])

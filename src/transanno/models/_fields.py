@@ -17,10 +17,11 @@ from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
 from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
-from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.checks._warn import warn
 from transanno.data._align_counts import check_unmeasured
-from transanno.data._counts import MatrixCounts, checked_blocks
+from transanno.data._check_counts import checked_blocks
+from transanno.data._counts import MatrixCounts
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import missing_genes
 
@@ -46,12 +47,8 @@ class GeneLayerField(LayerField):
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
         counts = self.get_field_data(adata)
         is_missing = missing_genes(adata.var)
-        if adata.isbacked:  # a block at a time: the file may be larger than the memory
-            for block in checked_blocks(MatrixCounts(counts), name=name):
-                check_unmeasured(block, is_missing, adata.var_names, name="adata")
-        else:
-            check_counts(counts, name=name)
-            check_unmeasured(counts, is_missing, adata.var_names, name="adata")
+        for block in checked_blocks(MatrixCounts(counts), name=name):
+            check_unmeasured(block, is_missing, adata.var_names, name="adata")
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Register ``adata_target`` if it has the model's genes in the model's order, else raise."""

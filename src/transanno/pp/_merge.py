@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.utils import make_index_unique
 
-from transanno.checks._data import check_counts, check_in_memory, check_layer, check_not_empty, check_unique_genes
+from transanno.checks._data import check_in_memory, check_layer, check_not_empty, check_unique_genes
 from transanno.checks._warn import warn
+from transanno.data._check_counts import check_counts
 from transanno.data._match_genes import MIN_SHARED_GENES, missing_genes
 
 logger = logging.getLogger(__name__)

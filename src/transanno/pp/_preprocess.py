@@ -10,7 +10,6 @@ import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, TARGET_SUM
 from transanno.checks._data import (
-    check_counts,
     check_in_memory,
     check_layer,
     check_not_empty,
@@ -18,6 +17,7 @@ from transanno.checks._data import (
     check_unique_genes,
 )
 from transanno.checks._warn import warn
+from transanno.data._check_counts import check_counts
 from transanno.data._select_genes import select_genes
 from transanno.data._vocabulary import as_vocabulary
 from transanno.pp._align import ALIGN_KEY, align_genes

@@ -14,7 +14,8 @@ from anndata import AnnData
 
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._counts import checked_blocks, in_memory
+from transanno.data._check_counts import checked_blocks
+from transanno.data._counts import in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from transanno import TransAnno, TransAnnoPretrain, tl
-from transanno.models import _health
+from transanno.training import _health
 
 
 class TestLabels:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transanno import TransAnno
-from transanno.models._base import at_most_threads
+from transanno.training._threads import at_most_threads
 
 
 @pytest.mark.parametrize(("asked", "found"), [(1, 1), (5, 3), (None, 3)])

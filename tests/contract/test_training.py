@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
 from transanno import TransAnno, TransAnnoPretrain
-from transanno.models._base import default_max_epochs
+from transanno.training._epochs import default_max_epochs
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from transanno import pp
-from transanno.pp import _align
+from transanno.data._counts import MatrixCounts
 
 N_OBS, N_VARS = 17, 31
 GENES = [f"g{i}" for i in range(N_VARS)]
@@ -55,7 +55,7 @@ class TestMatrices:
     @pytest.mark.parametrize("container", CONTAINERS)
     @pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "int32", "uint16", "uint8", "bool"])
     def test_values_and_dtype_are_kept(self, container, dtype, monkeypatch):
-        monkeypatch.setattr(_align, "_VALUES_PER_BLOCK", 50)  # several blocks
+        monkeypatch.setattr(MatrixCounts.blocks, "__defaults__", (7,))  # several blocks
         aligned = pp.align_genes(make_adata(container, dtype), VOCABULARY)
         for found, values in ((aligned.X, make_values(dtype)), (aligned.layers["other"], make_values("int32", 3))):
             assert found.dtype == values.dtype

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from transanno.predictions import _regression
-from transanno.training import _experts
 from transanno.data._log_normalize import log_normalize
 from transanno.nn import CellTypeHead, Context, EncoderOutput, Shares
+from transanno.predictions import _regression
+from transanno.training import _experts
 from transanno.training._experts import Experts, choose_cells
 
 

@@ -13,7 +13,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transanno.data._match_genes import MIN_SHARED_GENES, GeneMatch, align_counts, match_genes
+from transanno.data._align_counts import align_counts
+from transanno.data._match_genes import MIN_SHARED_GENES, GeneMatch, match_genes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

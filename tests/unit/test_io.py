@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transanno.data._files import atomic_path, compression_of, read_h5ad, save_model, write_h5ad
+from transanno.data._files import atomic_path, compression_of, read_h5ad, write_h5ad
+from transanno.saving._save import save_model
 
 # Writes an h5ad of constant values over and over, larger every time.
 _WRITER = """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from transanno.predictions._novelty import distances, fit_space, with_table
+from transanno.predictions._novelty import fit_space
 
 N_GENES = 23
 NONE_MISSING = np.zeros(N_GENES, dtype=bool)
@@ -22,7 +22,7 @@ def _cells(n_cells: int, *, seed: int, new_gene: bool = False) -> tuple[np.ndarr
 
 
 def _distances(space, z, expression, is_missing=NONE_MISSING):
-    return distances(space, z, sp.csr_matrix(expression) @ space["components"], is_missing)
+    return space.distances(z, sp.csr_matrix(expression) @ space.components, is_missing, None)
 
 
 def test_new_direction_of_expression_is_seen_where_components_have_it():
@@ -50,7 +50,7 @@ def test_missing_genes_count_as_average():
     is_missing = np.arange(N_GENES) < 11
     silent, average = expression.tolil(), expression.tolil()
     silent[:, :11] = 0.0
-    average[:, :11] = space["mean"][:11]
+    average[:, :11] = space.mean[:11]
     np.testing.assert_allclose(_distances(space, z, silent, is_missing), _distances(space, z, average), rtol=1e-4)
 
 
@@ -60,25 +60,25 @@ def test_a_table_of_gene_embeddings_takes_the_place_of_states(n_missing):
     _, expression, codes = _cells(211, seed=0)
     table, is_missing = np.random.default_rng(3).normal(size=(N_GENES, 4)), np.arange(N_GENES) < n_missing
     space = fit_space(None, expression, codes, table=table)
-    reading = expression @ table - space["mean"] @ table
+    reading = expression @ table - space.mean @ table
     of_states = fit_space(reading, expression, codes)
-    np.testing.assert_allclose(space["state"]["centers"], of_states["state"]["centers"])
+    np.testing.assert_allclose(space.state.centers, of_states.state.centers)
     cells = sp.csr_matrix(_cells(101, seed=1)[1].multiply(~is_missing))
-    projected = cells @ with_table(space, table)
-    assert projected.shape[1] == space["components"].shape[1] + 4
-    found = distances(space, None, projected, is_missing, table=table)
-    reading = cells @ table - (space["mean"] * ~is_missing) @ table
+    projected = cells @ space.axes(table)
+    assert projected.shape[1] == space.components.shape[1] + 4
+    found = space.distances(np.zeros((len(codes), 0)), projected, is_missing, table)
+    reading = cells @ table - (space.mean * ~is_missing) @ table
     np.testing.assert_allclose(found, _distances(of_states, reading, cells, is_missing), rtol=1e-6)
 
 
 def test_without_a_table_expression_is_projected_on_components_only():
     space = fit_space(*_cells(211, seed=0))
-    assert with_table(space, None) is space["components"]
+    assert space.axes(None) is space.components
 
 
 def test_centers_are_around_the_mean_cell_as_in_saved_models():
     z, expression, codes = _cells(211, seed=0)
-    centers = fit_space(z, expression, codes)["expression"]["centers"]
+    centers = fit_space(z, expression, codes).expression.centers
     np.testing.assert_allclose(np.bincount(codes) @ centers / len(codes), 0.0, atol=1e-3)
 
 

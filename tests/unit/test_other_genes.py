@@ -13,8 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transanno._constants import OTHER_GENES
-from transanno.data._match_genes import align_counts, match_genes
-from transanno.data._other_genes import count_other_genes, gene_shares, with_other_genes
+from transanno.data._align_counts import AlignedCounts
+from transanno.data._counts import MatrixCounts, in_memory
+from transanno.data._match_genes import match_genes
+from transanno.data._other_genes import OtherGenes
+from transanno.data._reference import WantedGenes, read_reference
 
 GENES = pd.Index([f"gene{i}" for i in range(9)])
 VOCABULARY = GENES[[7, 2, 4]]
@@ -25,42 +28,53 @@ def make_adata(n_obs: int = 11, seed: int = 0, kind=sp.csr_matrix) -> ad.AnnData
     return ad.AnnData(kind(counts), var=pd.DataFrame(index=GENES))
 
 
+def shares_of(adata: ad.AnnData) -> dict[str, float]:
+    totals = np.asarray(adata.X.sum(axis=0), dtype=np.float64).ravel()
+    return dict(zip(adata.var_names, totals / totals.sum(), strict=True))
+
+
 def others_of(adata: ad.AnnData, *, shares=None, is_missing=None) -> np.ndarray:
     is_missing = np.zeros(adata.n_vars, dtype=bool) if is_missing is None else is_missing
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of genes that are missing on purpose
         match = match_genes(adata.var_names, VOCABULARY, is_missing=is_missing, min_shared=1)
-    counts = align_counts(adata, match)
-    return count_other_genes(adata, adata.var_names, is_missing, counts, VOCABULARY, shares, layer=None)
+    others = OtherGenes.of(adata.var_names, is_missing, VOCABULARY, shares)
+    aligned = in_memory(AlignedCounts(MatrixCounts(adata.X), match, others)).matrix
+    assert aligned.shape == (adata.n_obs, 4)
+    return aligned[:, -1].toarray().ravel()
 
 
 class TestReference:
     def test_last_column_holds_all_other_counts(self):
         adata = make_adata()
-        found = with_other_genes(adata, VOCABULARY)
+        wanted = WantedGenes(GENES, GENES, VOCABULARY, 0)
+        found, shares = read_reference(adata, wanted, None, None, None, name="reference")
         assert found.var_names.tolist() == [*VOCABULARY, OTHER_GENES]
         assert (found[:, VOCABULARY].X != adata[:, VOCABULARY].X).nnz == 0
         np.testing.assert_array_equal(found.X.sum(axis=1), adata.X.sum(axis=1))
-
-    def test_shares_are_those_of_all_counts(self):
-        adata = make_adata()
-        shares = gene_shares(adata.X, adata.var_names)
         assert list(shares) == GENES.tolist()
-        np.testing.assert_allclose(list(shares.values()), np.asarray(adata.X.sum(axis=0)).ravel() / adata.X.sum())
+        np.testing.assert_allclose(list(shares.values()), list(shares_of(adata).values()))
+
+    def test_there_is_none_where_the_model_reads_all(self):
+        adata = make_adata()
+        wanted = WantedGenes(GENES, GENES, GENES, 0)
+        found, shares = read_reference(adata, wanted, None, None, None, name="reference")
+        assert found.var_names.tolist() == GENES.tolist()
+        assert shares is None
 
 
 class TestQuery:
     @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray], ids=["CSR", "CSC", "dense"])
     def test_same_genes_give_the_same_count(self, kind):
         adata = make_adata(kind=kind)
-        expected = with_other_genes(make_adata(), VOCABULARY).X[:, -1].toarray().ravel()
-        shares = gene_shares(make_adata().X, GENES)
+        expected = make_adata()[:, ~GENES.isin(VOCABULARY)].X.sum(axis=1).A1
+        shares = shares_of(make_adata())
         np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
         np.testing.assert_array_equal(others_of(adata[:, GENES[::-1]], shares=shares), expected)
 
     def test_genes_that_the_reference_lacks_do_not_count(self):
         adata = make_adata()
-        shares = gene_shares(adata[:, GENES[:8]].X, GENES[:8])
+        shares = shares_of(adata[:, GENES[:8]])
         expected = adata[:, GENES[[0, 1, 3, 5, 6]]].X.sum(axis=1).A1
         np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
 

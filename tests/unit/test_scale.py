@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno.data._find_counts import find_counts, known_totals
-from transanno.data._restore import restore_counts, row_chunks, undo_logs
+from transanno.data._counts import MatrixCounts, in_memory
+from transanno.data._find_counts import CountsSource, count_sources, known_totals, read_counts
+from transanno.data._restore import NoCounts, RestoredCounts, undo_logs
 from transanno.data._scale import detect_scale, sampled_rows
 
 N_OBS, N_VARS = 43, 31
@@ -104,52 +105,62 @@ class TestDetect:
         assert scale.target_sum == pytest.approx(1e4, rel=1e-3)
 
 
+def restore(values, bases: tuple[float, ...] = (), totals: np.ndarray | None = None):
+    """-> counts, read as a whole, and the flags of the cells; None where they cannot be restored."""
+    restored = RestoredCounts.of(MatrixCounts(values), bases, totals)
+    try:
+        return in_memory(restored).matrix, restored
+    except NoCounts:
+        return None
+
+
 class TestRestore:
     def test_a_selection_of_genes_is_restored(self, counts):
         """Complaint 16: normalized over all genes, then only some kept."""
         values = np.log1p(scaled_to(counts, 1e4))[:, ::2]
         expected = counts[:, ::2]
         is_told = (expected == 1).any(axis=1)
-        found = restore_counts(values, (math.e,)).counts.toarray()
+        found = restore(values, (math.e,))[0].toarray()
         np.testing.assert_array_equal(found[is_told], expected[is_told])
 
     def test_cells_of_one_value_are_counted_as_ambiguous(self, counts):
         counts[0], counts[0, :5] = 0, 3
-        restored = restore_counts(np.log1p(scaled_to(counts, 1e4)), (math.e,))
+        found, restored = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,))
         assert restored.is_ambiguous.nonzero()[0].tolist() == [0]
-        assert restored.counts.toarray()[0].max() == 1
+        assert found.toarray()[0].max() == 1
         totals = counts.sum(axis=1)
-        restored = restore_counts(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals=totals)
+        found, restored = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals)
         assert not restored.is_ambiguous.any()
-        np.testing.assert_array_equal(restored.counts.toarray(), counts)
+        np.testing.assert_array_equal(found.toarray(), counts)
 
     def test_totals_of_other_genes_are_not_used(self, counts):
         totals = counts.sum(axis=1) * 2 + 1
-        found = restore_counts(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals=totals)
-        np.testing.assert_array_equal(found.counts.toarray(), counts)
+        found, _ = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals)
+        np.testing.assert_array_equal(found.toarray(), counts)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
     def test_values_that_cannot_be_counts_are_refused(self, bad, counts):
         values = scaled_to(counts, 1e4)
         values[40, 3] = bad
-        assert restore_counts(values) is None
+        assert restore(values) is None
 
     def test_few_odd_cells_are_rounded_and_told(self, counts):
         counts = np.tile(counts, (5, 1))
         values = scaled_to(counts, 1e4)
         values[7] *= np.random.default_rng(0).uniform(0.5, 2, N_VARS)
-        restored = restore_counts(values)
+        found, restored = restore(values)
         assert restored.is_inexact.nonzero()[0].tolist() == [7]
         others = np.arange(len(counts)) != 7
-        np.testing.assert_array_equal(restored.counts.toarray()[others], counts[others])
+        np.testing.assert_array_equal(found.toarray()[others], counts[others])
 
-    def test_chunks_hold_all_rows_without_zeros(self, counts):
-        matrix = sp.csr_matrix(counts)
-        matrix.data[::3] = 0
-        chunks = list(row_chunks(matrix, size=7))
-        assert [start for start, _ in chunks] == list(range(0, N_OBS, 7))
-        assert all((chunk.data != 0).all() for _, chunk in chunks)
-        np.testing.assert_array_equal(sp.vstack([chunk for _, chunk in chunks]).toarray(), matrix.toarray())
+    def test_some_cells_are_restored_by_themselves(self, counts):
+        restored = RestoredCounts.of(MatrixCounts(np.log1p(scaled_to(counts, 1e4))), (math.e,))
+        some = np.array([40, 3, 17])
+        np.testing.assert_array_equal(restored.rows(some).toarray(), counts[some])
+
+
+def first_source(adata: ad.AnnData) -> CountsSource:
+    return next(count_sources(adata, layer=None, name="adata"))
 
 
 class TestFindCounts:
@@ -160,13 +171,13 @@ class TestFindCounts:
 
     def test_counts_are_left_alone(self, counts):
         adata = ad.AnnData(counts)
-        source = find_counts(adata, layer=None, name="adata")
-        assert source.adata is adata
+        source = first_source(adata)
+        assert source.matrix is adata.X
         assert source.note is None
 
     def test_a_layer_of_counts_comes_before_restoring(self, logged, counts):
         logged.layers["counts"] = counts
-        source = find_counts(logged, layer=None, name="adata")
+        source = first_source(logged)
         assert (source.layer, source.restored) == ("counts", None)
         assert 'layers["counts"]' in source.note
 
@@ -174,7 +185,7 @@ class TestFindCounts:
         """Complaint 13: the real cause is named, and ``raw`` used where it helps."""
         logged.raw = ad.AnnData(counts, var=logged.var)
         logged = logged[:, :11].copy()
-        source = find_counts(logged, layer=None, name="adata")
+        source = first_source(logged)
         np.testing.assert_array_equal(source.matrix, counts)
         assert "adata.raw are used, with its 31 genes" in source.note
 
@@ -182,20 +193,36 @@ class TestFindCounts:
         logged.raw = logged
         logged = logged[:, :11].copy()
         logged.X = (logged.X - logged.X.mean(axis=0)) / (logged.X.std(axis=0) + 1)
-        source = find_counts(logged, layer=None, name="adata")
-        np.testing.assert_array_equal(source.matrix.toarray(), counts)
+        source = first_source(logged)
+        np.testing.assert_array_equal(in_memory(source.counts).matrix.toarray(), counts)
         assert "scaled: negative values" in source.note
         assert "restored from adata.raw, which is log1p (natural) of 10,000 counts" in source.note
 
     def test_of_a_named_layer_only_that_layer_is_used(self, logged, counts):
         logged.layers["mine"], logged.layers["counts"] = np.full(logged.shape, -1.5), counts
-        source = find_counts(logged, layer="mine", name="adata")
-        assert (source.adata, source.layer, source.note) == (logged, "mine", None)
+        (source,) = count_sources(logged, layer="mine", name="adata")
+        assert source.matrix is logged.layers["mine"]
+        assert (source.layer, source.note) == ("mine", None)
+
+    def test_the_next_place_is_looked_at_where_one_turns_out_to_hold_no_counts(self, logged, counts):
+        logged.raw = logged
+        read = []
+
+        def refuse_the_first(source: CountsSource) -> CountsSource:
+            read.append(source)
+            if len(read) == 1:
+                raise NoCounts
+            return source
+
+        found = read_counts(logged, refuse_the_first, layer=None, name="adata")
+        np.testing.assert_array_equal(in_memory(found.counts).matrix.toarray(), counts)
+        assert "adata.raw" in found.note
+        assert "adata.raw" not in read[0].note
 
     def test_counts_and_logarithms_together_are_refused(self, logged, counts):
         logged.X[:20] = counts[:20]
         with pytest.raises(ValueError, match="whole numbers in some cells and fractions in others"):
-            find_counts(logged, layer=None, name="adata")
+            list(count_sources(logged, layer=None, name="adata"))
 
     def test_totals_are_read_if_they_are_whole(self):
         assert known_totals(pd.DataFrame({"n_counts": [3.0, 5.0]})).tolist() == [3, 5]

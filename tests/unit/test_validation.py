@@ -10,12 +10,13 @@ import pytest
 import scipy.sparse as sp
 
 from transanno.checks._data import (
-    check_counts,
     check_layer,
     check_not_empty,
     check_obs_column,
     check_unique_genes,
 )
+from transanno.data._check_counts import check_counts
+from transanno.data._counts import MatrixCounts
 
 N_OBS, N_VARS = 23, 13
 
@@ -78,16 +79,16 @@ class TestCounts:
             np.testing.assert_array_equal(old, new)
 
     def test_one_bad_value_in_the_last_block_is_found(self, counts, monkeypatch):
-        monkeypatch.setattr("transanno.checks._data._VALUES_PER_BLOCK", 17)
+        monkeypatch.setattr(MatrixCounts.blocks, "__defaults__", (7,))  # several blocks
         counts[-1, -1] = -2
         for matrix in (counts, sp.csr_matrix(counts), sp.csc_matrix(counts)):
             with pytest.raises(ValueError, match="minimum found -2"):
                 check_counts(matrix, name="X")
 
     @pytest.mark.parametrize("container", CONTAINERS)
-    @pytest.mark.parametrize("block", [1, 2**22])
+    @pytest.mark.parametrize("block", [1, 10_000])
     def test_not_finite_values_name_their_cells(self, counts, container, block, monkeypatch):
-        monkeypatch.setattr("transanno.checks._data._VALUES_PER_BLOCK", block)
+        monkeypatch.setattr(MatrixCounts.blocks, "__defaults__", (block,))
         counts[3, 5] = np.nan
         counts[3, 7] = np.inf
         counts[11, 2] = -np.inf

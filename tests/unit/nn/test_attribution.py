@@ -13,7 +13,6 @@ from transanno.nn import (
     Shares,
     ViewEncoder,
     attribute,
-    gauss_legendre,
 )
 
 N_OBS, N_VARS, N_LABELS = 5, 23, 4
@@ -79,14 +78,6 @@ def explained(network, classifier, cells, *, n_steps: int):
         ends = [logits_of(network, classifier, x, is_masked, batch, kept) for x in both]
         expected = (contrast * (ends[0] - ends[1])).sum(dim=1)
     return found, expected
-
-
-@pytest.mark.parametrize("n_steps", [1, 2, 7, 16])
-def test_nodes_and_weights_are_those_of_numpy(n_steps: int) -> None:
-    nodes, weights = np.polynomial.legendre.leggauss(n_steps)
-    found = gauss_legendre(n_steps)
-    np.testing.assert_allclose(found[0], (nodes + 1) / 2, atol=1e-14)
-    np.testing.assert_allclose(found[1], weights / 2, atol=1e-14)
 
 
 @pytest.mark.parametrize(

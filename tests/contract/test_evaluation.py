@@ -238,7 +238,7 @@ class TestCrossValidate:
             tl.cross_validate(reference, "cell_type", batch_key="batch", key_added="batch")
         with pytest.raises(TypeError, match=r'mdata\["rna"\]'):
             tl.cross_validate(make_mdata(), "cell_type")
-        reference.obs["cell_type"] = "Unknown"
+        reference.obs["cell_type"] = "Unlabeled"
         with pytest.raises(ValueError, match="No cell is labeled"):
             tl.cross_validate(reference, "cell_type")
         assert seen == []

@@ -184,7 +184,9 @@ class TestGenes:
 class TestCoverage:
     def test_deciding_genes_are_those_of_largest_difference(self):
         counts = sp.csr_matrix(np.array([[8, 1, 1, 0], [8, 1, 1, 0], [1, 8, 1, 0], [1, 1, 1, 7.0]]))
-        found = deciding_by_mean(counts, np.array(["a", "a", "b", "Unknown"], dtype=object), pd.Index(list("wxyz")))
+        found = deciding_by_mean(
+            counts, np.array([0, 0, 1, -1]), np.array(["a", "b"], dtype=object), pd.Index(list("wxyz"))
+        )
         assert found == {"a": ["w"], "b": ["x"]}
 
     def test_of_every_class_the_measured_share_is_told(self, query, reference):

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno.models import _fields
+from transanno.data._counts import MatrixCounts
 from transanno.models._fields import BatchField, GeneLayerField, LabelsField, check_known_batches, encode_batches
 
 N_OBS, N_VARS = 17, 11
@@ -84,7 +84,7 @@ class TestGeneLayerField:
 
     @pytest.mark.parametrize("bad_row", [None, 0, 16])
     def test_backed_data_are_checked_to_the_last_row(self, bad_row, adata, tmp_path, monkeypatch):
-        monkeypatch.setattr(_fields, "_ROWS_PER_CHECK", 5)
+        monkeypatch.setattr(MatrixCounts.blocks, "__defaults__", (5,))
         x = adata.X.toarray()
         x[5:10] = 0  # a chunk without counts is no error
         if bad_row is not None:

@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from transanno import metrics
 
-TRUTH = ["T"] * 5 + ["B"] * 3 + ["NK"] * 2 + ["Mast"] * 3 + [None, "Unknown"]
+TRUTH = ["T"] * 5 + ["B"] * 3 + ["NK"] * 2 + ["Mast"] * 3 + [None, "Unlabeled"]
 PREDICTED = ["T"] * 3 + ["B", "Unassigned"] + ["B"] * 2 + ["T"] + ["NK", None] + ["T", "Unassigned", "NK"] + ["B", "T"]
 KNOWN = ["T", "B", "NK"]
 
@@ -143,7 +143,7 @@ def test_printing_tells_everything_apart(result):
 
 class TestInvalidInput:
     def test_nothing_to_score(self):
-        with pytest.raises(ValueError, match="1 have a true type other than 'Unknown' and 1 have a prediction"):
+        with pytest.raises(ValueError, match="1 have a true type other than 'Unlabeled' and 1 have a prediction"):
             metrics.evaluate(["T", None], [None, "T"])
 
     def test_other_numbers_of_cells(self):

@@ -11,6 +11,7 @@ from transanno.nn import Context, EncoderOutput, Shares, normalize_counts
 from transanno.training._module import TransAnnoModule
 
 N_OBS, N_VARS, N_BATCH, N_CLASSES = 17, 13, 5, 3
+NONE_MISSING = torch.zeros(N_VARS, dtype=torch.bool)
 SMALL = {"n_hidden": 12, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 3}
 PERFORMER = {"encoder": "performer", "n_hidden": 12, "n_layers": 1, "n_heads": 2, "head_dim": 5}
 
@@ -197,19 +198,18 @@ class TestInference:
         nan_center = module.mean_expression.masked_fill(is_missing, torch.nan)
         center = module.inference(x, batch, is_missing, nan_center)
         garbage = module.inference(x.masked_fill(is_missing, 1e5), batch, is_missing)
-        module.is_missing.copy_(is_missing)
-        as_buffer = module.inference(x, batch)
-        overridden = module.inference(x, batch, torch.zeros_like(is_missing))
+        none_missing = module.inference(x, batch, torch.zeros_like(is_missing))
         for key in ("z", "logits"):
             assert not torch.allclose(as_argument[key], measured[key])
             torch.testing.assert_close(garbage[key], as_argument[key])
             torch.testing.assert_close(center[key], as_argument[key])
-            torch.testing.assert_close(as_buffer[key], as_argument[key])
-            torch.testing.assert_close(overridden[key], measured[key])
+            torch.testing.assert_close(none_missing[key], measured[key])
 
     def test_missing_genes_are_never_hidden(self, module, tensors):
-        module.is_missing[::3] = True
-        outputs = module.inference(**module._get_inference_input(tensors), max_masked_fraction=0.9)
+        is_missing = torch.arange(N_VARS) % 3 == 0
+        outputs = module.inference(
+            **module._get_inference_input(tensors), is_missing=is_missing, max_masked_fraction=0.9
+        )
         assert outputs["is_hidden"].shape == (N_OBS, N_VARS)
         assert not outputs["is_hidden"][:, ::3].any()
         assert outputs["is_hidden"].any()
@@ -275,9 +275,14 @@ class TestCenter:
     def test_is_in_training_the_mean_of_what_is_seen(self, masking, module, tensors, monkeypatch):
         """Of the augmented cells, and of a gene only over the cells in which it is not hidden."""
         seen = encoder_inputs(module.train(), monkeypatch)
-        module.is_missing[2] = True
+        augmentation = {
+            **masking,
+            "is_missing": torch.arange(N_VARS) == 2,
+            "min_count_fraction": 0.3,
+            "gene_noise": 0.5,
+        }
         for _ in range(5):
-            module.inference(**module._get_inference_input(tensors), **masking, min_count_fraction=0.3, gene_noise=0.5)
+            module.inference(**module._get_inference_input(tensors), **augmentation)
         for expression, is_masked, _, context in seen:
             is_masked = is_masked.expand_as(expression)
             for gene in range(N_VARS):
@@ -327,11 +332,11 @@ class TestLoss:
     @pytest.mark.parametrize("weight", [0.0, 0.3])
     @pytest.mark.parametrize("use_labels", [True, False])
     def test_equals_hand_computation(self, smoothing, weight, use_labels, module, tensors):
-        module.is_missing[:2] = True
         tensors[REGISTRY_KEYS.X_KEY][:, :2] = 0.0
+        is_missing = torch.arange(N_VARS) < 2
         outputs, generated, loss = module(
             tensors,
-            inference_kwargs={"max_masked_fraction": 0.8, "min_count_fraction": 0.5},
+            inference_kwargs={"is_missing": is_missing, "max_masked_fraction": 0.8, "min_count_fraction": 0.5},
             loss_kwargs={"reconstruction_weight": weight, "label_smoothing": smoothing, "use_labels": use_labels},
         )
         classification = classification_by_hand(outputs["logits"], tensors[REGISTRY_KEYS.LABELS_KEY], smoothing)
@@ -405,8 +410,8 @@ class TestExpressedGenes:
         assert torch.equal(expression, normalize_counts(tensors[REGISTRY_KEYS.X_KEY], is_masked))
 
     def test_missing_genes_are_no_targets(self, module, tensors):
-        module.is_missing[::3] = True
-        outputs, generated, _ = module(tensors, inference_kwargs=EXPRESSED)
+        is_missing = torch.arange(N_VARS) % 3 == 0
+        outputs, generated, _ = module(tensors, inference_kwargs={**EXPRESSED, "is_missing": is_missing})
         assert not outputs["is_hidden"][:, ::3].any()
         assert not (generated["genes"] % 3 == 0).any()
 
@@ -437,7 +442,7 @@ class TestCommonestBins:
     def test_equal_hand_computation(self, n_obs, module):
         counts = torch.poisson(torch.rand(n_obs, N_VARS) * torch.linspace(0.01, 4, N_VARS)) + torch.eye(n_obs, N_VARS)
         counts[:, -1] = 5000  # so that there are low bins, too
-        module.initialize_from_data(counts, genes=False)
+        module.initialize_from_data(counts, NONE_MISSING, genes=False)
         assert module.commonest_bins[0].tolist() == commonest_by_hand(counts, only_expressed=False)
         assert module.commonest_bins[1].tolist() == commonest_by_hand(counts, only_expressed=True)
         assert not torch.equal(*module.commonest_bins)
@@ -445,7 +450,7 @@ class TestCommonestBins:
     def test_gene_without_counts(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))
         counts[:, 3] = 0
-        module.initialize_from_data(counts, genes=False)
+        module.initialize_from_data(counts, NONE_MISSING, genes=False)
         assert module.commonest_bins[:, 3].tolist() == [0, 5]  # 5: every 13th of a cell's counts is in the top bin
 
     @pytest.mark.parametrize("masking", [{"max_masked_fraction": 0.8}, EXPRESSED], ids=["uniform", "expressed"])
@@ -533,27 +538,27 @@ class TestInitializeFromData:
     def test_mean_expression_and_genes(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))
         before = module.encoder.gene_embedding.detach().clone()
-        module.initialize_from_data(counts, genes=False)
+        module.initialize_from_data(counts, NONE_MISSING, genes=False)
         assert torch.equal(module.encoder.gene_embedding, before)
         expected = torch.log1p(counts / counts.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
         torch.testing.assert_close(module.mean_expression, expected)
-        module.initialize_from_data(counts, genes=True)
+        module.initialize_from_data(counts, NONE_MISSING, genes=True)
         assert not torch.equal(module.encoder.gene_embedding, before)
 
     def test_other_genes_are_part_of_the_total_and_have_no_mean(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))
         module.is_other[-1] = True
-        module.initialize_from_data(counts, genes=False)
+        module.initialize_from_data(counts, NONE_MISSING, genes=False)
         expected = torch.log1p(counts / counts.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
         torch.testing.assert_close(module.mean_expression[:-1], expected[:-1])
         assert module.mean_expression[-1] == 0
 
     def test_missing_genes_have_mean_zero_and_no_share_in_totals(self, module):
         counts = torch.poisson(torch.full((31, N_VARS), 4.0))
-        module.is_missing[::3] = True
-        visible = counts.masked_fill(module.is_missing, 0.0)
+        is_missing = torch.arange(N_VARS) % 3 == 0
+        visible = counts.masked_fill(is_missing, 0.0)
         expected = torch.log1p(visible / visible.sum(dim=1, keepdim=True) * 1e4).mean(dim=0)
-        module.initialize_from_data(counts, genes=False)
+        module.initialize_from_data(counts, is_missing, genes=False)
         torch.testing.assert_close(module.mean_expression, expected)
         assert (module.mean_expression[::3] == 0).all()
 

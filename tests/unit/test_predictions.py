@@ -80,11 +80,6 @@ class TestThreshold:
         Predictions(PROBABILITIES, CLASSES, INDICES, adata.obs_names, unassigned_threshold=0.5).write(adata, "found")
         assert list(adata.obs["found"].cat.categories) == ["B cell", "T cell"]
 
-    def test_from_frame(self, predictions):
-        again = Predictions.from_frame(predictions.to_frame(), 0.6)
-        assert again.labels.tolist() == ["T cell", "B cell", "T cell", "Unassigned"]
-        assert again.confidence.tolist() == [0.7, 0.6, 0.9, 0.5]
-
     @pytest.mark.parametrize("threshold", [None, 0, 0.5, 1, np.float32(0.5)])
     def test_allowed(self, threshold):
         check_unassigned_threshold(threshold, CLASSES)

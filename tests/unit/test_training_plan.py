@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from torch import nn
 
 from transanno import TransAnno
+from transanno.predictions._torch import as_minibatch
 from transanno.training._module import TransAnnoModule
 from transanno.training._plan import TransAnnoTrainingPlan, _parameter_groups, _warm_restarts, _warmup_cosine
 
@@ -387,7 +388,9 @@ def test_logged_validation_metrics_are_those_of_the_predictions(reference, small
     cells = model.validation_indices
     truth = reference.obs["cell_type"].to_numpy()[cells]
     # In validation, as in a loader of minibatches, cells are compared with the mean of the reference.
-    predicted = model.predict(dataloader=model._minibatches(None, cells, None))
+    registered = model._registered_cells()
+    minibatch = as_minibatch(model.module, registered.counts.rows(cells), registered.batch[cells])
+    predicted = model.predict(dataloader=[minibatch])
     assert abs(f1_score(truth, predicted, average="macro") - accuracy_score(truth, predicted)) > 0.01
     history = {key: frame.iloc[-1].item() for key, frame in model.history.items()}
     assert history["validation_accuracy"] == pytest.approx(accuracy_score(truth, predicted), abs=1e-5)

@@ -34,7 +34,7 @@ def copied(module: TransAnnoModule) -> dict[str, torch.Tensor]:
 
 def test_genes_by_name_and_the_rest_by_place():
     source, target = make_module(13, 5, 0), make_module(8, 3, 4)
-    source.is_missing[1] = True
+    source.is_other[1] = True
     before, theirs = copied(target), copied(source)
     transfer_weights(source, target, **rows())
     after = target.state_dict()
@@ -42,9 +42,9 @@ def test_genes_by_name_and_the_rest_by_place():
         for i, gene in enumerate(TARGET_GENES):
             expected = theirs[name][SOURCE_GENES.index(gene)] if gene in SOURCE_GENES else before[name][i]
             assert torch.equal(after[name][i], expected), (name, gene)
-    kept = {"batch_embedding.weight", "is_missing", "is_other", "mean_expression", "commonest_bins"}
+    kept = {"batch_embedding.weight", "is_other", "mean_expression", "commonest_bins"}
     kept |= {name for name in after if name.startswith("classifier.")}
-    assert len(kept) == 5 + 8
+    assert len(kept) == 4 + 8
     for name in after.keys() - set(GENE_ROWS):
         assert torch.equal(after[name], before[name] if name in kept else theirs[name]), name
     assert all(torch.equal(weight, theirs[name]) for name, weight in source.state_dict().items())

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
 from transanno.checks._data import check_layer, check_not_empty
-from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts, in_memory, readable
+from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts, as_csr, in_memory, readable
 from transanno.data._match_genes import GeneMatch, examples
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class AlignedCounts:
         return sp.hstack([selector(self.match), outside], format="csr")
 
     def _align(self, block: sp.csr_matrix) -> sp.csr_matrix:
-        return self._finish(_as_float32(block) @ self._selector)
+        return self._finish(block.astype(np.float32, copy=False) @ self._selector)
 
     def _read_columns(self, matrix: Any, n_rows: int) -> sp.csr_matrix:
         """CSC ``(n_obs, n_query)``, in memory or on disk -> the product with the selector, in pieces of columns."""
@@ -69,7 +69,7 @@ class AlignedCounts:
         step, total = max(1, n_rows * n_vars // n_obs), sp.csr_matrix(self.shape, dtype=np.float32)
         for start in range(0, n_vars, step):
             part = slice(start, start + step)
-            total = total + _as_float32(readable(matrix)[:, part]).tocsr() @ self._selector[part]
+            total = total + as_csr(readable(matrix)[:, part]).astype(np.float32) @ self._selector[part]
         return total
 
     def _finish(self, aligned: sp.spmatrix) -> sp.csr_matrix:
@@ -125,13 +125,3 @@ def check_unmeasured(counts: Any, is_missing: np.ndarray, genes: pd.Index, *, na
             f"they were not measured: {examples(genes[columns[is_filled]])}. Set it to False for genes that were "
             "measured, or delete the column if it describes other data."
         )
-
-
-def _as_float32(counts: Any) -> Any:
-    """Convert before anything is summed: in uint8 or bool a sum would wrap around."""
-    if counts.dtype.kind not in "biuf":
-        raise TypeError(
-            f"Counts have dtype {counts.dtype}; real numbers in a dense, CSR or CSC matrix are needed. "
-            'Convert them, for example with .astype("float32").'
-        )
-    return counts.astype(np.float32, copy=False)

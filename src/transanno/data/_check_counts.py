@@ -39,6 +39,11 @@ def check_counts(matrix: Any, *, name: str) -> None:
             f"{name} is a {type(matrix).__name__}; a numpy array or a scipy sparse matrix is needed. "
             "Convert it, or read a backed AnnData into memory with adata.to_memory()."
         )
+    if matrix.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} has dtype {matrix.dtype}; real numbers (integer or float) are needed. "
+            'Convert it, for example with .astype("float32").'
+        )
     for _ in checked_blocks(MatrixCounts(matrix), name=name):
         pass
 
@@ -74,11 +79,6 @@ class _Check:
     def add(self, block: sp.csr_matrix) -> None:
         """Look at the next cells."""
         values = block.data
-        if values.dtype.kind not in "biuf":
-            raise TypeError(
-                f"{self.name} has dtype {values.dtype}; real numbers (integer or float) are needed. "
-                'Convert them, for example with .astype("float32").'
-            )
         start, self.n_rows = self.n_rows, self.n_rows + block.shape[0]
         if values.size == 0:
             return

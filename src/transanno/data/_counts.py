@@ -50,17 +50,17 @@ class MatrixCounts:
         """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
         matrix = self._by_rows
         if len(positions) and (np.diff(positions) == 1).all():
-            return _as_csr(matrix[positions[0] : positions[-1] + 1])  # a slice is four times as fast
+            return as_csr(matrix[positions[0] : positions[-1] + 1])  # a slice is four times as fast
         if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
-            return _as_csr(matrix[positions])
+            return as_csr(matrix[positions])
         # h5py and anndata's backed matrices want sorted unique rows.
         unique, inverse = np.unique(positions, return_inverse=True)
-        return _as_csr(matrix[unique][inverse])
+        return as_csr(matrix[unique][inverse])
 
     def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
         """All cells in their order, at most so many at a time."""
         for start in range(0, self.shape[0], n_rows):
-            yield _as_csr(self._by_rows[start : start + n_rows])
+            yield as_csr(self._by_rows[start : start + n_rows])
 
 
 def in_memory(counts: Counts, blocks: Iterable[sp.csr_matrix] | None = None) -> MatrixCounts:
@@ -84,15 +84,21 @@ def readable(matrix: Any) -> Any:
     return matrix
 
 
-def _as_csr(block: Any) -> sp.csr_matrix:
+def as_csr(block: Any) -> sp.csr_matrix:
     """A piece of a matrix -> CSR of our own, of numbers that scipy can handle."""
+    if block.dtype.kind not in "biuf":
+        raise TypeError(
+            f"Counts have dtype {block.dtype}; real numbers in a dense, CSR or CSC matrix are needed. "
+            'Convert them, for example with .astype("float32").'
+        )
     if block.dtype == np.float16:
         block = np.asarray(block).astype(np.float32)  # which sparse matrices cannot hold
     if not block.dtype.isnative:  # of a file from another kind of machine
         block = block.astype(block.dtype.newbyteorder("="))
     found = sp.csr_matrix(block if sp.issparse(block) else np.asarray(block))
     if not found.has_canonical_format or (found.data == 0).any():
-        found = found.copy()  # a slice of all rows is the user's own matrix
+        # A copy, since a slice of all rows is the user's own matrix; and in uint8 or bool a sum would wrap around.
+        found = found.astype(np.float32) if found.dtype.itemsize < 4 else found.copy()
         found.sum_duplicates()
         found.eliminate_zeros()
     return found

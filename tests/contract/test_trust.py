@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from dataclasses import replace
 
 import anndata as ad
 import numpy as np
@@ -15,8 +16,7 @@ import torch
 from transanno import TransAnno, tl
 from transanno._cli._parser import make_parser
 from transanno.data._log_normalize import log_normalize
-from transanno.models._calibration import CalibrationMixin
-from transanno.predictions._novelty import with_table
+from transanno.models._predict import judge_of, novelty_table
 from transanno.tl._twin import choose_held_out
 
 TYPES = ["B cell", "NK cell", "T cell"]
@@ -59,26 +59,30 @@ def strange(make_adata) -> ad.AnnData:
 
 def test_novelty_does_not_depend_on_the_other_cells(calibrated, strange):
     cells = np.arange(0, strange.n_obs, 3)
-    aligned = calibrated._resolve(strange)[1]
-    alone = calibrated._resolve(strange[cells].copy())[1]
-    found = [calibrated._infer_judged(aligned, cells, 7), calibrated._infer_judged(alone, np.arange(len(cells)), None)]
-    assert not np.allclose(found[0][1], found[1][1])  # states do: another data set has another mean
-    scores = [calibrated._distances(each, *of[1:]) for each, of in zip([aligned, alone], found, strict=True)]
+    judge = judge_of(calibrated)
+    among, alone = calibrated._resolve(strange)[1], calibrated._resolve(strange[cells].copy())[1]
+    found = [
+        calibrated._run(among, cells, 7, axes=judge.axes),
+        calibrated._run(alone, np.arange(len(cells)), axes=judge.axes),
+    ]
+    assert not np.allclose(found[0].z, found[1].z)  # states do: another data set has another mean
+    scores = [judge.distances(outputs, of.is_missing) for outputs, of in zip(found, [among, alone], strict=True)]
     np.testing.assert_allclose(*scores, rtol=1e-3, atol=1e-3)
-    expression = log_normalize(calibrated._counts(aligned, cells), ~calibrated._is_gene)
-    axes = with_table(calibrated.novelty_space_, calibrated._novelty_table())
-    np.testing.assert_allclose(found[0][2], expression @ axes, atol=1e-3)
-    assert axes.shape[1] > calibrated.novelty_space_["components"].shape[1]
+    expression = log_normalize(among.counts.rows(cells), ~calibrated._is_gene)
+    axes = calibrated.novelty_space_.axes(novelty_table(calibrated))
+    np.testing.assert_allclose(found[0].projected, expression @ axes, atol=1e-3)
+    assert axes.shape[1] > calibrated.novelty_space_.components.shape[1]
 
 
 @pytest.mark.parametrize("head", ["conv", "experts"])
 def test_one_pass_gives_all_of_a_performer(head, make_adata, query, fast):
     performer = {"encoder": "performer", "n_hidden": 18, "n_layers": 1, "n_heads": 2, "head_dim": 7, "head": head}
     model = _train(make_adata(211), performer, {**fast, "max_steps": 3})
-    aligned, cells = model._resolve(query)[1], np.arange(61)
-    found = model._infer_judged(aligned, cells, None)
-    expected = [model._infer(output, aligned, cells, None) for output in ("logits", "z")]
-    for one, other in zip(found[:2], expected, strict=True):
+    cells, positions = model._resolve(query)[1], np.arange(61)
+    found = model._run(cells, positions, axes=judge_of(model).axes)
+    expected = model._run(cells, positions)
+    assert found.projected.shape[1] > expected.projected.shape[1] == 0
+    for one, other in zip(found[:2], expected[:2], strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -105,24 +109,26 @@ class TestTemperature:
     def test_confidence_is_calibrated_on_cells_that_training_has_not_seen(self, calibrated):
         """Complaint 46: soft predictions are confident even when wrong."""
         found = calibrated.calibration_
-        assert found["n_cells"] == len(found["codes"]) == len(found["distance"]) >= 70
-        assert found["held_out"] == "cells"
-        assert found["temperature"] > 0
-        assert 0 <= found["ece_after"] <= 1
+        assert found.n_cells == len(found.codes) == len(found.distance) >= 70
+        assert found.held_out == "cells"
+        assert found.temperature > 0
+        assert 0 <= found.ece_after <= 1
 
     def test_labels_do_not_depend_on_it(self, calibrated, query):
         own, refined = (calibrated.predict(query, refine=refine, key_added=None) for refine in (False, True))
         for temperature in (0.3, 5.0):
-            calibrated.calibration_ |= {"temperature": temperature, "temperature_refined": temperature}
+            calibrated.calibration_ = replace(
+                calibrated.calibration_, temperature=temperature, temperature_refined=temperature
+            )
             np.testing.assert_array_equal(calibrated.predict(query, key_added=None), own)
             np.testing.assert_array_equal(calibrated.predict(query, refine=True, key_added=None), refined)
 
     def test_probabilities_are_those_of_divided_logits(self, calibrated, query):
-        calibrated.calibration_["temperature"] = 2.5
+        calibrated.calibration_ = replace(calibrated.calibration_, temperature=2.5)
         soft = calibrated.predict(query, soft=True)
         kept, calibrated.calibration_ = calibrated.calibration_, None
         raw = calibrated.predict(query, soft=True, key_added=None).to_numpy()
-        expected = raw ** (1 / kept["temperature"])
+        expected = raw ** (1 / kept.temperature)
         np.testing.assert_allclose(soft, expected / expected.sum(axis=1, keepdims=True), atol=1e-9)
         np.testing.assert_array_equal(query.obs["transanno_confidence"], soft.max(axis=1))
 
@@ -141,7 +147,7 @@ class TestTemperature:
     def test_calibration_draws_nothing_and_changes_no_weight(self, make_adata, small, fast, monkeypatch):
         first = _train(make_adata(211), small, fast)
         state = torch.random.get_rng_state()
-        monkeypatch.setattr(CalibrationMixin, "_calibrate", lambda *args, **kwargs: None)
+        monkeypatch.setattr("transanno.models._transanno.calibrate", lambda *args: None)
         torch.manual_seed(0)
         torch.random.set_rng_state(state)
         weights = {name: value.clone() for name, value in first.module.state_dict().items()}
@@ -288,7 +294,7 @@ class TestReference:
             for calibrate in (True, False)
         ]
         assert found[1].calibration_ is None
-        assert found[0].calibration_["n_cells"] == 42
+        assert found[0].calibration_.n_cells == 42
         np.testing.assert_array_equal(*(model.predict(query, key_added=None) for model in found))
         kept, found[0].calibration_ = found[0].calibration_, None
         first, second = (model.predict(query, soft=True, key_added=None) for model in found)
@@ -312,7 +318,7 @@ class TestReference:
     def test_validation_cells_are_used_instead_of_a_twin(self, make_adata, fast, monkeypatch):
         monkeypatch.setattr("transanno.tl._reference.calibrate_by_twin", None)
         model = tl.fit_reference(make_adata(211), "cell_type", max_epochs=2, train_size=0.6, **fast)
-        assert model.calibration_["n_cells"] > 70
+        assert model.calibration_.n_cells > 70
 
 
 class TestHeldOut:

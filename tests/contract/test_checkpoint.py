@@ -23,8 +23,7 @@ def original_tokens(adata) -> torch.Tensor:
 
 def logits(model: TransAnno, adata) -> torch.Tensor:
     """In the order of LABELS."""
-    aligned = model._resolve(adata)[1]
-    found = model._infer("logits", aligned, np.arange(adata.n_obs), None)
+    found = model._run(model._resolve(adata)[1], np.arange(adata.n_obs)).logits
     return torch.from_numpy(found[:, [list(model.labels).index(label) for label in LABELS]])
 
 
@@ -236,7 +235,7 @@ class TestRefused:
         with pytest.raises(ValueError, match="genes has 1 gene name"):
             TransAnno.from_checkpoint(path, ["GENE00", *query.var_names[:-1]], LABELS)
 
-    @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "a"], ["a", "b", "Unknown"], ["a", "b", "c", "d"]])
+    @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "a"], ["a", "b", "Unlabeled"], ["a", "b", "c", "d"]])
     def test_labels(self, labels, path, query):
         with pytest.raises(ValueError, match=f"labels has {len(labels)} names.*predicts 3 types"):
             self.load(path, query, labels)

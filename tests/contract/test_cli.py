@@ -148,7 +148,7 @@ class TestAnnotate:
     def test_unknown_types_are_left_out_of_the_scores(self, files: Path, saved_reference, query, capsys) -> None:
         query.obs["truth"] = query.obs["cell_type"].astype(str)
         query.obs.iloc[:7, query.obs.columns.get_loc("truth")] = "new type"
-        query.obs.iloc[7:12, query.obs.columns.get_loc("truth")] = "Unknown"  # means: no label
+        query.obs.iloc[7:12, query.obs.columns.get_loc("truth")] = "Unlabeled"  # means: no label
         write_h5ad(query, "query.h5ad")
         assert main(annotate_by_model(saved_reference, "--labels-key", "truth")) == 0
         out = capsys.readouterr().out
@@ -254,7 +254,7 @@ def _one_class(adata: ad.AnnData) -> ad.AnnData:
 
 
 def _no_label(adata: ad.AnnData) -> ad.AnnData:
-    adata.obs["cell_type"] = "Unknown"
+    adata.obs["cell_type"] = "Unlabeled"
     return adata
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno.predictions._run import Outputs
 from transanno.training import _health
 
 
@@ -36,12 +37,12 @@ class TestLabels:
     )
     def test_unlabeled_category_has_a_default(self, function):
         # scvi-tools#2091
-        assert inspect.signature(function).parameters["unlabeled_category"].default == "Unknown"
+        assert inspect.signature(function).parameters["unlabeled_category"].default == "Unlabeled"
 
     def test_numbers_of_labeled_and_unlabeled_cells_are_told(self, reference, caplog):
         # scvi-tools#1514
         reference.obs["cell_type"] = reference.obs["cell_type"].astype(object)
-        reference.obs.iloc[:7, 0] = "Unknown"
+        reference.obs.iloc[:7, 0] = "Unlabeled"
         with caplog.at_level(logging.INFO, logger="transanno"):
             TransAnno.setup_anndata(reference, "cell_type")
         assert "90 labeled and 7 unlabeled cells, 3 types" in caplog.text
@@ -66,7 +67,7 @@ class TestKnownLabelsAreKept:
         """Labels of which the first eleven are wrong on purpose, and the last twenty unknown."""
         labels = reference.obs["cell_type"].to_numpy().astype(object)
         labels[:11] = np.where(labels[:11] == "B cell", "T cell", "B cell")
-        labels[-20:] = "Unknown"
+        labels[-20:] = "Unlabeled"
         return labels
 
     def test_of_registered_cells(self, saved_reference, reference, wrong):
@@ -83,7 +84,7 @@ class TestKnownLabelsAreKept:
         other.obs["cell_type"] = wrong
         other.obs.loc[other.obs_names[3], "cell_type"] = "Platypus"  # unknown to the model
         kept = model.predict(other, keep_known=True)
-        is_known = (wrong != "Unknown") & (np.arange(len(wrong)) != 3)
+        is_known = (wrong != "Unlabeled") & (np.arange(len(wrong)) != 3)
         assert (kept[is_known] == wrong[is_known]).all()
         assert kept[3] in model.labels
 
@@ -158,7 +159,13 @@ class TestCollapse:
 
     def constant(self, monkeypatch, model, n_types):
         logits = np.eye(7)[np.arange(97) % n_types]
-        monkeypatch.setattr(model, "_infer", lambda output, aligned, indices, size: logits[indices])
+        nothing = np.zeros((97, 0))
+        monkeypatch.setattr(model, "_run", lambda cells, positions: Outputs(logits[positions], nothing, nothing))
+
+    def said(self, model) -> None:
+        _health.warn_if_collapsed(
+            model._label_codes(), model.labels, lambda positions: model._run(None, positions).logits.argmax(axis=1)
+        )
 
     def test_is_said_after_training(self, many, monkeypatch, fast):
         self.constant(monkeypatch, many, 2)
@@ -169,7 +176,7 @@ class TestCollapse:
         self.constant(monkeypatch, many, 5)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            _health.warn_if_collapsed(many)
+            self.said(many)
 
     def test_rare_types_do_not_count(self, reference, small, monkeypatch):
         reference.obs["cell_type"] = [f"type {min(i, 6)}" for i in range(reference.n_obs)]

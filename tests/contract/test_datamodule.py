@@ -113,7 +113,7 @@ def test_training(trained, datamodule, reference):
 
 
 def test_default_epochs_and_validation(datamodule, small, fast, monkeypatch):
-    monkeypatch.setattr("transanno.models._transanno.MAX_EPOCHS", 2)
+    monkeypatch.setattr("transanno.models._train.MAX_EPOCHS", 2)
     monkeypatch.setattr("transanno.models._base._MIN_EPOCHS", 1)
     model = TransAnno(registry=datamodule.registry, **small)
     model.train(datamodule=datamodule, early_stopping=True, **fast)

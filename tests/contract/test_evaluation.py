@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import transanno
 from transanno import TransAnno, tl
+from transanno.predictions._result import Predictions
 from transanno.tl import _cross_validate
 
 
@@ -24,11 +25,11 @@ def seen(monkeypatch) -> list[tuple[ad.AnnData, ad.AnnData]]:
     """Training and held-out cells of every fold, as the model gets them; no model is trained."""
     folds = []
 
-    def instead(train, test, labels_key, **kwargs):
+    def instead(train, test, labels_key, asked, **kwargs):
         folds.append((train, test))
         types = np.unique(train.obs[labels_key].to_numpy().astype(str))
         values = np.random.default_rng(len(folds)).dirichlet(np.ones(len(types)), size=test.n_obs)
-        return pd.DataFrame(values, index=test.obs_names, columns=types)
+        return Predictions(values, types, np.arange(test.n_obs), test.obs_names, asked.unassigned_threshold)
 
     monkeypatch.setattr(_cross_validate, "_predict_held_out", instead)
     return folds

@@ -72,7 +72,9 @@ class TestCompleteness:
         TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
         model = TransAnno(reference, **small)
         model.train(1, train_size=1.0, **fast)
-        torch.testing.assert_close(model._center(None), model.module.mean_expression, rtol=0, atol=1e-4)
+        torch.testing.assert_close(
+            model._center(model._registered_cells()), model.module.mean_expression, rtol=0, atol=1e-4
+        )
         with model.module.classifier.weighted(Shares(deep=0.0, cosine=1.0)):
             sums = per_cell(model, label="T cell", against="B cell").sum(axis=1).to_numpy()
             expected = log_odds(model, "T cell", "B cell")

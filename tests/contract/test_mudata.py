@@ -190,7 +190,7 @@ class TestQuery:
         np.testing.assert_allclose(found, expected, atol=1e-6)
         fewer = mudata_of(rna[:, 5:].copy(), query.obs)
         query_model = TransAnno.load_query_data(fewer, model)
-        assert query_model.module.is_missing.sum() == 5
+        assert query_model._registered_cells().is_missing.sum() == 5
         np.testing.assert_allclose(probabilities(query_model), probabilities(model, fewer), atol=1e-6)
 
     def test_anndata_for_a_model_of_mudata(self, model, query):

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from scvi.train import SaveCheckpoint
 
 from transanno import TransAnno, TransAnnoPretrain
+from transanno.predictions._torch import as_minibatch
 from transanno.presets import PAPER
 
 
@@ -189,7 +190,9 @@ class TestEarlyStopping:
         )
         cells = new_model.validation_indices
         truth = new_model.adata.obs["cell_type"].to_numpy()[cells]
-        accuracy = (new_model.predict(dataloader=new_model._minibatches(None, cells, None)) == truth).mean()
+        registered = new_model._registered_cells()
+        minibatch = as_minibatch(new_model.module, registered.counts.rows(cells), registered.batch[cells])
+        accuracy = (new_model.predict(dataloader=[minibatch]) == truth).mean()
         assert accuracy == pytest.approx(new_model.history["validation_accuracy"].to_numpy(dtype=float).max())
 
 

@@ -80,7 +80,7 @@ class TestWorkflow:
     def test_summary_names_the_sizes(self, architecture, reference, fast):
         TransAnno.setup_anndata(reference, "cell_type")
         summary = TransAnno(reference, **architecture)._model_summary_string
-        assert f"encoder '{architecture.get('encoder', 'views')}', n_hidden: {architecture['n_hidden']}" in summary
+        assert f"encoder: {architecture.get('encoder', 'views')}, n_hidden: {architecture['n_hidden']}" in summary
         assert "None" not in summary
 
 

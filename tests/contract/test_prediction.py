@@ -41,12 +41,12 @@ class TestResult:
 
     def test_unlabeled_category_is_never_predicted(self, reference, small, fast):
         # conformance 25
-        reference.obs.loc[reference.obs_names[::2], "cell_type"] = "Unknown"
+        reference.obs.loc[reference.obs_names[::2], "cell_type"] = "Unlabeled"
         TransAnno.setup_anndata(reference, "cell_type")
         model = TransAnno(reference, **small)
         model.train(1, **fast)
         assert list(model.predict(soft=True).columns) == TYPES
-        assert "Unknown" not in model.predict()
+        assert "Unlabeled" not in model.predict()
 
     def test_prediction_is_deterministic_and_draws_nothing(self, model, query):
         # conformance 31
@@ -375,9 +375,9 @@ class TestMeanOfTheDataSet:
         """What the module is told when cells are predicted."""
         seen, inference = [], model.module.inference
 
-        def spy(*args, center, **kwargs):
+        def spy(x, batch, is_missing, center):
             seen.append(center.numpy().copy())
-            return inference(*args, center=center, **kwargs)
+            return inference(x, batch, is_missing, center)
 
         with monkeypatch.context() as patch:
             patch.setattr(model.module, "inference", spy)
@@ -402,7 +402,7 @@ class TestMeanOfTheDataSet:
         np.testing.assert_allclose(found, self.mean_by_hand(model, reference), rtol=1e-4, atol=1e-5)
 
     def test_of_a_large_data_set_is_that_of_a_sample(self, model, query, monkeypatch):
-        monkeypatch.setattr("transanno.models._base._N_CENTER", 7)
+        monkeypatch.setattr("transanno.predictions._torch._N_CENTER", 7)
         found = self.center_of(model, monkeypatch, query)
         np.testing.assert_allclose(found, self.mean_by_hand(model, query[::10].copy()), rtol=1e-4, atol=1e-5)
 

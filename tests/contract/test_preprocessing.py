@@ -36,7 +36,7 @@ class TestMissingGenes:
         pd.testing.assert_frame_equal(probabilities(model, aligned), expected, check_exact=True)
         query_model = TransAnno.load_query_data(aligned, model)
         pd.testing.assert_frame_equal(probabilities(query_model), expected, check_exact=True)
-        np.testing.assert_array_equal(query_model.module.is_missing.numpy(), aligned.var["is_missing"])
+        np.testing.assert_array_equal(query_model._registered_cells().is_missing, aligned.var["is_missing"])
         np.testing.assert_array_equal(query_model.get_latent_representation(), model.get_latent_representation(panel))
 
     def test_the_mark_makes_the_difference(self, model, aligned):
@@ -72,7 +72,7 @@ class TestMissingGenes:
         query_model.save(tmp_path / "query", save_anndata=True)
         loaded = TransAnno.load(tmp_path / "query")
         pd.testing.assert_frame_equal(probabilities(loaded), probabilities(query_model), check_exact=True)
-        assert loaded.module.is_missing.sum() == 9
+        assert loaded._registered_cells().is_missing.sum() == 9
 
     def test_training_on_aligned_data_masks_them(self, make_adata, small, fast):
         adata = make_adata()
@@ -81,7 +81,7 @@ class TestMissingGenes:
             cls.setup_anndata(adata, **setup)
             model = cls(adata, **small)
             model.train(1, **fast)
-            assert list(model.genes[model.module.is_missing.numpy()]) == list(adata.var_names[:7])
+            assert list(model.genes[model._registered_cells().is_missing]) == list(adata.var_names[:7])
 
     def test_filled_in_values_are_refused(self, model, aligned):
         filled = aligned.X.tolil()

@@ -86,7 +86,7 @@ class TestReference:
         query_model.save(tmp_path / "query", save_anndata=True)
         loaded = TransAnno.load(tmp_path / "query")
         pd.testing.assert_frame_equal(probabilities(loaded), expected, check_exact=True)
-        assert loaded.module.is_missing.sum() == 4
+        assert loaded._registered_cells().is_missing.sum() == 4
         for adata in (new_batch_query[:, 4:], new_batch_query[:, 4:].copy()):
             loaded = TransAnno.load(tmp_path / "query", adata.copy())
             np.testing.assert_allclose(probabilities(loaded), expected, atol=1e-6)
@@ -133,11 +133,11 @@ class TestLabels:
         if labels == "absent":
             del query.obs["cell_type"]
         elif labels == "unlabeled":
-            query.obs["cell_type"] = "Unknown"
+            query.obs["cell_type"] = "Unlabeled"
         elif labels == "NaN":
             query.obs["cell_type"] = np.nan
         elif labels == "subset":
-            query.obs.loc[query.obs["cell_type"] != "T cell", "cell_type"] = "Unknown"
+            query.obs.loc[query.obs["cell_type"] != "T cell", "cell_type"] = "Unlabeled"
         elif labels == "categories":
             query.obs["cell_type"] = pd.Categorical(query.obs["cell_type"], categories=[*TYPES, "Ghost"])
         before = query.obs.copy()
@@ -226,8 +226,7 @@ class TestBatches:
         # conformance 44: the exact set of trainable parameters, for every way to load
         seen = []
         monkeypatch.setattr(
-            TransAnno,
-            "_run_training",
+            "transanno.models._transanno.run_training",
             lambda self, *_, **__: seen.append(
                 {name for name, parameter in self.module.named_parameters() if parameter.requires_grad}
             ),
@@ -252,7 +251,7 @@ class TestBatches:
 
         query_model = TransAnno.load_query_data(new_batch_query, model)
         state, before = weights(query_model), probabilities(query_model)
-        monkeypatch.setattr(TransAnno, "_run_training", move_embeddings)
+        monkeypatch.setattr("transanno.models._transanno.run_training", move_embeddings)
         query_model.train(1, **fast)
         assert not torch.equal(query_model.module.batch_embedding.weight, state["batch_embedding.weight"])
         assert not np.allclose(probabilities(query_model), before)
@@ -395,10 +394,10 @@ class TestUsersObject:
             adata.var_names = [*columns.columns[order], split]
         with pytest.warns(UserWarning, match="1 gene name.*occur more than once.*GENE20"):
             query_model = TransAnno.load_query_data(adata, model)
-        assert set(model.genes[query_model.module.is_missing.numpy()]) == set(missing)
+        assert set(model.genes[query_model._registered_cells().is_missing]) == set(missing)
         batch = torch.tensor([["batch1", "batch2"].index(value) for value in query.obs["batch"]])[:, None]
         counts = expected_counts.to_numpy(dtype="float32")
-        logits = logits_by_hand(model, counts, batch, query_model.module.is_missing)
+        logits = logits_by_hand(model, counts, batch, torch.from_numpy(query_model._registered_cells().is_missing))
         np.testing.assert_allclose(probabilities(query_model), logits.softmax(dim=1), atol=1e-6)
 
     def test_missing_genes_are_masked_not_zero(self, model, query):

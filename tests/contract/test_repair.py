@@ -12,7 +12,7 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from transanno import TransAnno, pp, tl
+from transanno import TransAnno, TransAnnoWarning, pp, tl
 
 DATA = Path(os.environ.get("TRANSANNO_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -30,7 +30,7 @@ def probabilities(model, adata=None):
 
 def ours(caught) -> list[str]:
     """Texts of our warnings, without those of libraries, which filters cannot stop here."""
-    return [str(warning.message) for warning in caught if warning.category is UserWarning]
+    return [str(warning.message) for warning in caught if issubclass(warning.category, TransAnnoWarning)]
 
 
 class TestValues:
@@ -151,7 +151,7 @@ class TestGenes:
         with pytest.warns(UserWarning, match=r"var\['symbol'\]") as caught:
             model = tl.annotate(query, reference, labels_key="cell_type", max_epochs=1, **fast)
         assert len(ours(caught)) == 1
-        assert not model.module.is_missing.any()
+        assert not model._registered_cells().is_missing.any()
 
     def test_a_protein_of_the_same_name_is_not_summed_with_its_gene(self, model, query):
         expected = probabilities(model, query)
@@ -177,7 +177,7 @@ class TestGenes:
         TransAnno.setup_anndata(reference, "cell_type")
         model = TransAnno(reference, **small)
         model.train(1, **fast)
-        assert not TransAnno.load_query_data(query, model).module.is_missing.any()
+        assert not TransAnno.load_query_data(query, model)._registered_cells().is_missing.any()
         assert pp.check(query, model, fix=True).adata.n_vars == 53
 
     def test_proteins_of_a_reference_are_no_genes_of_the_model(self, reference, fast):

@@ -117,7 +117,7 @@ class TestAnnotate:
     def test_genes_that_only_one_side_has_are_not_used(self, reference, query, brief):
         model = tl.annotate(query[:, 10:].copy(), reference[:, :45].copy(), labels_key="cell_type", **brief)
         assert list(model.genes) == list(reference.var_names[10:45])
-        assert not model.module.is_missing.any()
+        assert not model._registered_cells().is_missing.any()
 
     def test_pretrained(self, reference, query, pretrained, saved_pretrained, brief):
         confidences = []
@@ -191,7 +191,7 @@ class TestAllCounts:
     def expression(self, model, adata) -> np.ndarray:
         """What the network reads of some cells."""
         _, aligned = model._resolve(adata)
-        counts = torch.from_numpy(aligned.counts.toarray())
+        counts = torch.from_numpy(aligned.counts.matrix.toarray())
         return model.module.normalize(counts, torch.from_numpy(aligned.is_missing)[None, :]).numpy()
 
     def test_query_is_normalized_by_all_of_its_counts(self, fitted, query):

@@ -60,8 +60,10 @@ def test_default_number_of_epochs_is_that_of_minibatches_of_labeled_cells(
     unlabeled, reference, small, monkeypatch, fast
 ):
     seen = []
-    monkeypatch.setattr("transanno.models._transanno.N_STEPS", 700)
-    monkeypatch.setattr(TransAnno, "_run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs))
+    monkeypatch.setattr("transanno.models._train.N_STEPS", 700)
+    monkeypatch.setattr(
+        "transanno.models._transanno.run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs)
+    )
     monkeypatch.setattr("transanno.models._transanno.warn_if_collapsed", lambda model: None)
     labels = reference.obs["cell_type"].astype(str).to_numpy()
     labels[:unlabeled] = "Unknown"
@@ -368,8 +370,8 @@ class TestArguments:
             splitter.setup()
             seen.append(max_epochs)
 
-        monkeypatch.setattr(TransAnno, "_run_training", run)
-        monkeypatch.setattr("transanno.models._transanno.N_STEPS", 300)
+        monkeypatch.setattr("transanno.models._transanno.run_training", run)
+        monkeypatch.setattr("transanno.models._train.N_STEPS", 300)
         new_model.train(**fast)
         new_model.train(7, **fast)
         assert seen == [12, 7]

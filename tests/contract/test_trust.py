@@ -16,6 +16,7 @@ import torch
 from transanno import TransAnno, tl
 from transanno._cli._parser import make_parser
 from transanno.data._log_normalize import log_normalize
+from transanno.models._calibrate import calibrate
 from transanno.models._predict import judge_of, novelty_table
 from transanno.tl._twin import choose_held_out
 
@@ -152,7 +153,7 @@ class TestTemperature:
         torch.random.set_rng_state(state)
         weights = {name: value.clone() for name, value in first.module.state_dict().items()}
         monkeypatch.undo()
-        first._calibrate(np.arange(150), np.arange(150, 211))
+        calibrate(first, np.arange(150), np.arange(150, 211))
         assert torch.equal(torch.random.get_rng_state(), state)
         assert all(torch.equal(value, weights[name]) for name, value in first.module.state_dict().items())
 

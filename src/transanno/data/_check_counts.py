@@ -53,7 +53,8 @@ def checked_blocks(counts: Counts, *, name: str) -> Iterator[sp.csr_matrix]:
     check = _Check(name, counts.shape)
     for block in counts.blocks():
         check.add(block)
-        yield block
+        if not check.n_not_finite:  # nothing can be computed from these
+            yield block
     check.conclude()
 
 

@@ -65,6 +65,8 @@ class Judge:
         """-> how far cells are from the known types ``(n_cells,)``; None if that was not projected."""
         if self.space is None or not outputs.projected.shape[1]:
             return None
+        if len(outputs.z) == 0:
+            return np.zeros(0)
         return self.space.distances(outputs.z, outputs.projected, is_missing[self.is_gene], self.table)
 
     def predictions(

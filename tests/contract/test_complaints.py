@@ -183,7 +183,7 @@ class TestCollapse:
         TransAnno.setup_anndata(reference, "cell_type")
         model = TransAnno(reference, **small)
         self.constant(monkeypatch, model, 1)
-        _health.warn_if_collapsed(model)
+        self.said(model)
 
 
 class TestSizes:

@@ -114,7 +114,7 @@ def test_training(trained, datamodule, reference):
 
 def test_default_epochs_and_validation(datamodule, small, fast, monkeypatch):
     monkeypatch.setattr("transanno.models._train.MAX_EPOCHS", 2)
-    monkeypatch.setattr("transanno.models._base._MIN_EPOCHS", 1)
+    monkeypatch.setattr("transanno.training._epochs._MIN_EPOCHS", 1)
     model = TransAnno(registry=datamodule.registry, **small)
     model.train(datamodule=datamodule, early_stopping=True, **fast)
     assert len(model.history["validation_accuracy"]) == 2

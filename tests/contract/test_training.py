@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import scvi
 import torch
 from lightning.pytorch.callbacks import Callback
+from scvi.dataloaders import DataSplitter
 from scvi.train import SaveCheckpoint
 
 from transanno import TransAnno, TransAnnoPretrain
@@ -64,9 +66,9 @@ def test_default_number_of_epochs_is_that_of_minibatches_of_labeled_cells(
     monkeypatch.setattr(
         "transanno.models._transanno.run_training", lambda self, *_, max_epochs, **__: seen.append(max_epochs)
     )
-    monkeypatch.setattr("transanno.models._transanno.warn_if_collapsed", lambda model: None)
+    monkeypatch.setattr("transanno.models._transanno.warn_if_collapsed", lambda *_: None)
     labels = reference.obs["cell_type"].astype(str).to_numpy()
-    labels[:unlabeled] = "Unknown"
+    labels[:unlabeled] = "Unlabeled"
     reference.obs["cell_type"] = labels
     TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
     model = TransAnno(reference, **small)
@@ -197,13 +199,13 @@ class TestEpisodes:
 
     def test_cells_without_label_take_no_part(self, reference, small, fast):
         labels = reference.obs["cell_type"].astype(str).to_numpy()
-        labels[::3] = "Unknown"
+        labels[::3] = "Unlabeled"
         reference.obs["cell_type"] = labels
         TransAnno.setup_anndata(reference, "cell_type", batch_key="batch")
         recorder = RecordCells()
         TransAnno(reference, **small).train(2, callbacks=[recorder], **fast)
         position = cells_of(reference)
-        assert "Unknown" not in {labels[position[cell]] for epoch in recorder.epochs for cell in epoch}
+        assert "Unlabeled" not in {labels[position[cell]] for epoch in recorder.epochs for cell in epoch}
 
 
 class TestSplit:
@@ -265,14 +267,15 @@ class TestSplit:
         scvi.settings.seed = None
         model = request.getfixturevalue(fixture)
         seen = []
-        for name in ("_initialize_module", "_fit_experts"):
-            if original := getattr(model, name, None):
+        for where in ("_train.initialize_module", "_pretrain.initialize_module", "_train.teach_experts"):
+            module, name = where.split(".")
+            original = getattr(sys.modules[f"transanno.models.{module}"], name)
 
-                def spy(splitter, *args, original=original, **kwargs):
-                    original(splitter, *args, **kwargs)
-                    seen.append(splitter.train_idx)
+            def spy(*args, original=original, **kwargs):
+                original(*args, **kwargs)
+                seen.extend(each.train_idx for each in args if isinstance(each, DataSplitter))
 
-                monkeypatch.setattr(model, name, spy)
+            monkeypatch.setattr(f"transanno.models.{where}", spy)
         model.train(1, train_size=0.6, **fast)
         assert len(seen) == (2 if fixture == "new_model" else 1)
         for cells in seen:

@@ -13,7 +13,7 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from transanno._constants import OTHER_GENES, UNLABELED_CATEGORY
+from transanno._constants import MISSING_CATEGORY, OTHER_GENES, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.data._find_counts import find_counts, say
@@ -241,7 +241,11 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
             "that the matrix holds counts of cells, and the filters that made it."
         )
     # Batches of a few cells tell nothing about variability, and scanpy's bins fail on them.
-    use_batches = batch_key is not None and normalized.obs[batch_key].value_counts().loc[lambda n: n > 0].min() >= 20
+    use_batches = False
+    if batch_key is not None:
+        batches = as_strings(expressed.obs[batch_key], missing=MISSING_CATEGORY)
+        normalized.obs[batch_key] = pd.Categorical(batches)  # of numbers or gaps scanpy makes an error
+        use_batches = bool(np.unique(batches, return_counts=True)[1].min() >= 20)
     with np.errstate(divide="ignore", invalid="ignore"):  # genes without variance
         found = sc.pp.highly_variable_genes(
             normalized, n_top_genes=n_top_genes, batch_key=batch_key if use_batches else None, inplace=False

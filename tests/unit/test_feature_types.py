@@ -29,7 +29,8 @@ def test_spellings_of_gene_expression(gene):
 
 
 @pytest.mark.parametrize(
-    "other", ["Antibody Capture", "antibody capture", "Antibody_Capture", "Multiplexing Capture", "ADT", "protein", "HTO"]
+    "other",
+    ["Antibody Capture", "antibody capture", "Antibody_Capture", "Multiplexing Capture", "ADT", "protein", "HTO"],
 )
 @pytest.mark.parametrize("dtype", [object, "string", "category"])
 def test_spellings_of_other_types(other, dtype):

@@ -27,7 +27,9 @@ def features_by_type(var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     for position, key in enumerate(var.columns):
         if not _KEY.match(str(key)):
             continue
-        types = pd.Index([value.strip() if isinstance(value, str) else "" for value in var.iloc[:, position]], dtype=object)
+        types = pd.Index(
+            [value.strip() if isinstance(value, str) else "" for value in var.iloc[:, position]], dtype=object
+        )
         told = types.unique()
         is_gene |= types.isin([text for text in told if _GENES.match(text)])
         is_other |= types.isin([text for text in told if _OTHERS.search(text)])

@@ -20,6 +20,7 @@ from transanno.data._demo import LABELS_KEY, load_demo
 from transanno.data._files import compression_of, read_h5ad, write_h5ad
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import missing_genes
+from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
 from transanno.models import TransAnno
@@ -95,6 +96,9 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
         )
     if args.key_added in query.obs:
         console.warn(f"The query has a column {args.key_added!r}; the predictions replace it in {args.out}.")
+    for note in rename_reserved(query):
+        console.warn(f"The query's {note}")
+    check_writable(query, args.out, columns=(args.key_added,))
     return query
 
 

@@ -116,3 +116,9 @@ def listing(items: Iterable, limit: int) -> str:
     items = [repr(item) if isinstance(item, str) else str(item) for item in items]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, cut to one line."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return (text.splitlines() or [""])[0][:200]

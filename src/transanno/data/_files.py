@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from transanno.checks._data import first_line
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -72,7 +74,7 @@ def read_h5ad(path: str | Path, *, name: str) -> AnnData:
         raise
     except Exception as error:  # h5py and anndata raise many classes, some of them private
         raise ValueError(
-            f"The {name} file {path} cannot be read as h5ad ({type(error).__name__}: {_first_line(error)}). It may be "
+            f"The {name} file {path} cannot be read as h5ad ({type(error).__name__}: {first_line(error)}). It may be "
             "incomplete or of another format. Pass a complete .h5ad file, as written by adata.write_h5ad()."
         ) from error
     is_mudata = "mod" in found
@@ -85,15 +87,21 @@ def read_h5ad(path: str | Path, *, name: str) -> AnnData:
 
 def write_h5ad(adata: AnnData, path: str | Path, *, compression: str | None = None) -> None:
     """Write an h5ad file in one step, with columns as they are."""
+    with atomic_path(path) as temporary:
+        write_whole(adata, temporary, compression=compression)
+
+
+def write_whole(adata: AnnData, path: Path, *, compression: str | None = None) -> None:
+    """Write an h5ad file, with columns as they are; one that is cut short by an error stays."""
     import anndata
 
     # Columns of strings that were read from a file are written back as such in every version of anndata.
     settings = (
         {"allow_write_nullable_strings": True} if hasattr(anndata.settings, "allow_write_nullable_strings") else {}
     )
-    with atomic_path(path) as temporary, anndata.settings.override(**settings):
+    with anndata.settings.override(**settings):
         # Its default would turn the user's columns of strings into categories.
-        adata.write_h5ad(temporary, compression=compression, convert_strings_to_categoricals=False)
+        adata.write_h5ad(path, compression=compression, convert_strings_to_categoricals=False)
 
 
 def compression_of(path: str | Path) -> str | None:
@@ -106,8 +114,3 @@ def compression_of(path: str | Path) -> str | None:
             values = values.get("data")
         found = getattr(values, "compression", None)
     return found if found in ("gzip", "lzf") else None
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return (text.splitlines() or [""])[0][:200]

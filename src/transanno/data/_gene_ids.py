@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from transanno.data._feature_types import features_by_type
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,8 +31,6 @@ _PROTEIN = re.compile(
     r"^(adt|hto|prot)[-_:.]|^hto\d*$|^(hashtag|totalseq)|[-_](totalseq\w*|total[abc]|adt|hto|prot|protein)$",
     re.IGNORECASE,
 )
-_FEATURE_TYPES = ("feature_types", "feature_type")
-_GENES = "Gene Expression"
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,10 @@ def _species_of_symbols(symbols: pd.Index) -> str | None:
 
 def other_features(var: pd.DataFrame) -> np.ndarray:
     """Which columns are antibodies, hashtags or other features beside genes ``(n_vars,)``, by type or by name."""
-    for key in _FEATURE_TYPES:
-        if key in var:
-            types = var[key].astype(str).to_numpy()
-            if (types == _GENES).any():
-                return types != _GENES
-    return named_like_protein(var.index)
+    is_gene, is_other = features_by_type(var)
+    if is_other.all():  # of proteins alone, their names tell which a model may have been set up with
+        return named_like_protein(var.index)
+    return is_other | (named_like_protein(var.index) & ~is_gene)
 
 
 def named_like_protein(names: pd.Index) -> np.ndarray:

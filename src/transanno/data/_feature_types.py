@@ -1,0 +1,36 @@
+"""What kind of feature a column is, by the types that Cell Ranger, Seurat, muon and others write to `var`."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+# Concatenation puts a number behind the name of a column: feature_types-0.
+_KEY = re.compile(r"^feature[ _.]?types?(-\d+)?$", re.IGNORECASE)
+_GENES = re.compile(r"^((m|sc|sn)?rna([ _-]?seq)?|genes?|gex|transcripts?|gene[ _.-]*expression)$", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"antibod|antigen|^(surface[ _.-]*)?proteins?$|protein[ _.-]*expression|capture|multiplex|hash|^(adt|hto|cite|cmo|grna|sgrna)s?\b"
+    r"|crispr|guide|^peaks?$|atac|chromatin|^custom$|barcode|^tags?$",
+    re.IGNORECASE,
+)
+
+
+def features_by_type(var: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """-> which columns are genes, and which other features, by their type ``(n_vars,)``; neither where that is not said.
+
+    A type that is missing, empty or unheard of says nothing: an outer concatenation leaves gaps, and a gene without a type
+    is a gene.
+    """
+    is_gene, is_other = np.zeros(len(var), dtype=bool), np.zeros(len(var), dtype=bool)
+    for position, key in enumerate(var.columns):
+        if not _KEY.match(str(key)):
+            continue
+        types = pd.Index(
+            [value.strip() if isinstance(value, str) else "" for value in var.iloc[:, position]], dtype=object
+        )
+        told = types.unique()
+        is_gene |= types.isin([text for text in told if _GENES.match(text)])
+        is_other |= types.isin([text for text in told if _OTHERS.search(text)])
+    return is_gene, is_other & ~is_gene

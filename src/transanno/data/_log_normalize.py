@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from threadpoolctl import threadpool_limits
 
 from transanno._constants import TARGET_SUM
 
@@ -19,7 +20,8 @@ def log_normalize(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> 
     import scanpy as sc  # loads matplotlib, which checks of data can do without
 
     adata = AnnData(counts.astype(np.float32))
-    with warnings.catch_warnings():
+    # The first time, numba, which scanpy uses, sets OpenMP's number of threads for the whole process, that of torch included.
+    with threadpool_limits(limits={}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some cells have zero counts")
         sc.pp.normalize_total(adata, target_sum=TARGET_SUM)
     if is_other is not None and is_other.any():

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from scvi.utils import track
 
@@ -139,11 +138,8 @@ def cross_validate(
         {"fold": "", "predicted": "", "confidence": np.nan, "is_unseen": False}, index=range(len(truth))
     )
     found = found.astype({"fold": object, "predicted": object})
-    evaluations, n_threads = {}, torch.get_num_threads()
+    evaluations = {}
     for fold in track(folds, description="Cross-validation", disable=not progress):
-        # numba, which scanpy uses, raises the number for the whole process: on a busy machine, the second fold was
-        # trained 40 times slower than the first.
-        torch.set_num_threads(n_threads)
         predictions = _predict_held_out(
             data.cells[fold.train].copy(),
             data.cells[fold.test].copy(),

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 
 from transanno.data._files import atomic_path, compression_of, read_h5ad, write_h5ad
-from transanno.saving._save import save_model
 
 # Writes an h5ad of constant values over and over, larger every time.
 _WRITER = """
@@ -134,29 +133,3 @@ def test_other_hdf5_is_told_apart(tmp_path: Path, groups: list[str], expected: s
             file.create_group(group)
     with pytest.raises(ValueError, match=expected):
         read_h5ad(tmp_path / "a.h5", name="query")
-
-
-class _Model:
-    """Stands for a model: writes text, or fails half-way."""
-
-    def __init__(self, text: str, *, fails: bool = False) -> None:
-        self.text, self.fails = text, fails
-
-    def save(self, folder: str, save_anndata: bool) -> None:
-        assert not save_anndata
-        Path(folder).mkdir()
-        (Path(folder) / "model.pt").write_text(self.text)
-        if self.fails:
-            raise OSError("No space left on device")
-
-
-def test_a_model_replaces_another_only_when_it_is_complete(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "model"
-    save_model(_Model("first"), folder)
-    with pytest.raises(OSError, match="No space left"):
-        save_model(_Model("ha", fails=True), folder)
-    assert (folder / "model.pt").read_text() == "first"
-    save_model(_Model("second"), folder)
-    assert (folder / "model.pt").read_text() == "second"
-    assert os.listdir(folder.parent) == ["model"]
-    assert os.listdir(folder) == ["model.pt"]

@@ -1,4 +1,4 @@
-"""The count of genes outside the vocabulary: in a reference, and in queries that measured other genes."""
+"""The count of genes outside the vocabulary, in queries that measured other genes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import scipy.sparse as sp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transanno._constants import OTHER_GENES
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._counts import MatrixCounts, in_memory
 from transanno.data._match_genes import match_genes
 from transanno.data._other_genes import OtherGenes
-from transanno.data._reference import WantedGenes, read_reference
 
 GENES = pd.Index([f"gene{i}" for i in range(9)])
 VOCABULARY = GENES[[7, 2, 4]]
@@ -44,59 +42,43 @@ def others_of(adata: ad.AnnData, *, shares=None, is_missing=None) -> np.ndarray:
     return aligned[:, -1].toarray().ravel()
 
 
-class TestReference:
-    def test_last_column_holds_all_other_counts(self):
-        adata = make_adata()
-        wanted = WantedGenes(GENES, GENES, VOCABULARY, 0)
-        found, shares = read_reference(adata, wanted, None, None, None, name="reference")
-        assert found.var_names.tolist() == [*VOCABULARY, OTHER_GENES]
-        assert (found[:, VOCABULARY].X != adata[:, VOCABULARY].X).nnz == 0
-        np.testing.assert_array_equal(found.X.sum(axis=1), adata.X.sum(axis=1))
-        assert list(shares) == GENES.tolist()
-        np.testing.assert_allclose(list(shares.values()), list(shares_of(adata).values()))
-
-    def test_there_is_none_where_the_model_reads_all(self):
-        adata = make_adata()
-        wanted = WantedGenes(GENES, GENES, GENES, 0)
-        found, shares = read_reference(adata, wanted, None, None, None, name="reference")
-        assert found.var_names.tolist() == GENES.tolist()
-        assert shares is None
+@pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray], ids=["CSR", "CSC", "dense"])
+def test_same_genes_give_the_same_count(kind):
+    adata = make_adata(kind=kind)
+    expected = make_adata()[:, ~GENES.isin(VOCABULARY)].X.sum(axis=1).A1
+    shares = shares_of(make_adata())
+    np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
+    np.testing.assert_array_equal(others_of(adata[:, GENES[::-1]], shares=shares), expected)
 
 
-class TestQuery:
-    @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, np.asarray], ids=["CSR", "CSC", "dense"])
-    def test_same_genes_give_the_same_count(self, kind):
-        adata = make_adata(kind=kind)
-        expected = make_adata()[:, ~GENES.isin(VOCABULARY)].X.sum(axis=1).A1
-        shares = shares_of(make_adata())
-        np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
-        np.testing.assert_array_equal(others_of(adata[:, GENES[::-1]], shares=shares), expected)
+def test_genes_that_the_reference_lacks_do_not_count():
+    adata = make_adata()
+    shares = shares_of(adata[:, GENES[:8]])
+    expected = adata[:, GENES[[0, 1, 3, 5, 6]]].X.sum(axis=1).A1
+    np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
 
-    def test_genes_that_the_reference_lacks_do_not_count(self):
-        adata = make_adata()
-        shares = shares_of(adata[:, GENES[:8]])
-        expected = adata[:, GENES[[0, 1, 3, 5, 6]]].X.sum(axis=1).A1
-        np.testing.assert_array_equal(others_of(adata, shares=shares), expected)
 
-    def test_without_shares_all_genes_count(self):
-        adata = make_adata()
-        np.testing.assert_array_equal(others_of(adata), adata[:, ~GENES.isin(VOCABULARY)].X.sum(axis=1).A1)
+def test_without_shares_all_genes_count():
+    adata = make_adata()
+    np.testing.assert_array_equal(others_of(adata), adata[:, ~GENES.isin(VOCABULARY)].X.sum(axis=1).A1)
 
-    @given(keep=st.lists(st.booleans(), min_size=9, max_size=9), seed=st.integers(0, 5))
-    def test_a_part_of_the_genes_stands_for_all(self, keep, seed):
-        keep = np.array(keep)
-        keep[2] = True  # a gene of the vocabulary
-        query, shares = make_adata(seed=seed), dict(zip(GENES, np.full(9, 1 / 9), strict=True))
-        found = others_of(query[:, keep].copy(), shares=shares)
-        inside = query[:, keep & GENES.isin(VOCABULARY)].X.sum(axis=1).A1
-        total = query[:, keep].X.sum(axis=1).A1 / keep.mean()
-        np.testing.assert_allclose(found, total - inside, atol=0.51)
-        assert (found >= 0).all()
 
-    def test_placeholders_are_not_measured(self):
-        adata = make_adata()
-        is_missing = GENES.isin(["gene0", "gene1"])
-        adata.X = adata.X.multiply(~is_missing).tocsr()
-        shares = dict(zip(GENES, np.full(9, 1 / 9), strict=True))
-        expected = others_of(adata[:, ~is_missing].copy(), shares=shares)
-        np.testing.assert_array_equal(others_of(adata, shares=shares, is_missing=is_missing), expected)
+@given(keep=st.lists(st.booleans(), min_size=9, max_size=9), seed=st.integers(0, 5))
+def test_a_part_of_the_genes_stands_for_all(keep, seed):
+    keep = np.array(keep)
+    keep[2] = True  # a gene of the vocabulary
+    query, shares = make_adata(seed=seed), dict(zip(GENES, np.full(9, 1 / 9), strict=True))
+    found = others_of(query[:, keep].copy(), shares=shares)
+    inside = query[:, keep & GENES.isin(VOCABULARY)].X.sum(axis=1).A1
+    total = query[:, keep].X.sum(axis=1).A1 / keep.mean()
+    np.testing.assert_allclose(found, total - inside, atol=0.51)
+    assert (found >= 0).all()
+
+
+def test_placeholders_are_not_measured():
+    adata = make_adata()
+    is_missing = GENES.isin(["gene0", "gene1"])
+    adata.X = adata.X.multiply(~is_missing).tocsr()
+    shares = dict(zip(GENES, np.full(9, 1 / 9), strict=True))
+    expected = others_of(adata[:, ~is_missing].copy(), shares=shares)
+    np.testing.assert_array_equal(others_of(adata, shares=shares, is_missing=is_missing), expected)

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import math
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno.data._counts import MatrixCounts, in_memory
-from transanno.data._find_counts import CountsSource, count_sources, known_totals, read_counts
-from transanno.data._restore import NoCounts, RestoredCounts, undo_logs
+from transanno.data._restore import undo_logs
 from transanno.data._scale import detect_scale, sampled_rows
 
 N_OBS, N_VARS = 43, 31
@@ -53,179 +49,59 @@ KINDS = [
 ]
 
 
-class TestDetect:
-    @pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array])
-    @pytest.mark.parametrize(("change", "kind", "text"), KINDS)
-    def test_every_scale_is_told(self, change, kind, text, container, counts):
-        """Complaints 15, 16, 17, 44, 48."""
-        scale = detect_scale(container(change(counts)))
-        assert scale.kind == kind
-        assert text in str(scale)
-
-    def test_values_far_beyond_logarithms_do_not_overflow(self, counts):
-        """Complaint 12: expm1 of a large count is infinite; here a warning would be an error."""
-        counts[:, 0] = 3.7e6
-        assert detect_scale(counts).kind == "counts"
-        noise = np.random.default_rng(0).uniform(0.5, 2, counts.shape)
-        assert detect_scale(counts * noise).kind == "unknown"
-        assert undo_logs(counts.ravel(), (math.e,)) is None
-        assert undo_logs(np.full(3, 30.0), (math.e, math.e)) is None
-
-    def test_logged_values_that_are_no_counts_keep_their_target(self, counts):
-        values = np.log1p(scaled_to(counts / np.random.default_rng(1).uniform(0.3, 3, N_VARS), 1e4))
-        scale = detect_scale(values)
-        assert (scale.kind, scale.is_restorable) == ("log1p", False)
-        assert scale.target_sum == pytest.approx(1e4, rel=1e-3)
-
-    def test_a_noted_base_is_tried(self, counts):
-        values = np.log1p(scaled_to(counts, 1e4)) / np.float32(np.log(3))
-        assert not detect_scale(values).is_restorable
-        assert detect_scale(values, log_base=3.0).is_restorable
-
-    @pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csc_matrix])
-    def test_only_a_sample_is_looked_at(self, container):
-        """Cheap enough for every prediction: 256 cells, from the first to the last."""
-        matrix = container(np.repeat(np.arange(1.0, 1001.0)[:, None], 3, axis=1))
-        sample = sampled_rows(matrix).toarray()
-        assert len(sample) == 256
-        assert sample[[0, -1], 0].tolist() == [1, 1000]
-
-    def test_half_precision_is_read(self, counts):
-        assert detect_scale(counts.astype("float16")).kind == "counts"
-        assert detect_scale(np.log1p(scaled_to(counts, 1e4)).astype("float16")).kind == "log1p"
-
-    def test_a_single_cell_is_enough(self, counts):
-        assert detect_scale(np.log1p(scaled_to(counts[:1], 1e4))).is_restorable
-
-    def test_cells_without_counts_do_not_matter(self, counts):
-        counts[::2] = 0
-        totals = counts.sum(axis=1, keepdims=True).clip(1)
-        scale = detect_scale(np.log1p(counts / totals * 1e4))
-        assert scale.is_restorable
-        assert scale.target_sum == pytest.approx(1e4, rel=1e-3)
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csc_matrix, sp.csr_array])
+@pytest.mark.parametrize(("change", "kind", "text"), KINDS)
+def test_every_scale_is_told(change, kind, text, container, counts):
+    """Complaints 15, 16, 17, 44, 48."""
+    scale = detect_scale(container(change(counts)))
+    assert scale.kind == kind
+    assert text in str(scale)
 
 
-def restore(values, bases: tuple[float, ...] = (), totals: np.ndarray | None = None):
-    """-> counts, read as a whole, and the flags of the cells; None where they cannot be restored."""
-    restored = RestoredCounts.of(MatrixCounts(values), bases, totals)
-    try:
-        return in_memory(restored).matrix, restored
-    except NoCounts:
-        return None
+def test_values_far_beyond_logarithms_do_not_overflow(counts):
+    """Complaint 12: expm1 of a large count is infinite; here a warning would be an error."""
+    counts[:, 0] = 3.7e6
+    assert detect_scale(counts).kind == "counts"
+    noise = np.random.default_rng(0).uniform(0.5, 2, counts.shape)
+    assert detect_scale(counts * noise).kind == "unknown"
+    assert undo_logs(counts.ravel(), (math.e,)) is None
+    assert undo_logs(np.full(3, 30.0), (math.e, math.e)) is None
 
 
-class TestRestore:
-    def test_a_selection_of_genes_is_restored(self, counts):
-        """Complaint 16: normalized over all genes, then only some kept."""
-        values = np.log1p(scaled_to(counts, 1e4))[:, ::2]
-        expected = counts[:, ::2]
-        is_told = (expected == 1).any(axis=1)
-        found = restore(values, (math.e,))[0].toarray()
-        np.testing.assert_array_equal(found[is_told], expected[is_told])
-
-    def test_cells_of_one_value_are_counted_as_ambiguous(self, counts):
-        counts[0], counts[0, :5] = 0, 3
-        found, restored = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,))
-        assert restored.is_ambiguous.nonzero()[0].tolist() == [0]
-        assert found.toarray()[0].max() == 1
-        totals = counts.sum(axis=1)
-        found, restored = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals)
-        assert not restored.is_ambiguous.any()
-        np.testing.assert_array_equal(found.toarray(), counts)
-
-    def test_totals_of_other_genes_are_not_used(self, counts):
-        totals = counts.sum(axis=1) * 2 + 1
-        found, _ = restore(np.log1p(scaled_to(counts, 1e4)), (math.e,), totals)
-        np.testing.assert_array_equal(found.toarray(), counts)
-
-    @pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
-    def test_values_that_cannot_be_counts_are_refused(self, bad, counts):
-        values = scaled_to(counts, 1e4)
-        values[40, 3] = bad
-        assert restore(values) is None
-
-    def test_few_odd_cells_are_rounded_and_told(self, counts):
-        counts = np.tile(counts, (5, 1))
-        values = scaled_to(counts, 1e4)
-        values[7] *= np.random.default_rng(0).uniform(0.5, 2, N_VARS)
-        found, restored = restore(values)
-        assert restored.is_inexact.nonzero()[0].tolist() == [7]
-        others = np.arange(len(counts)) != 7
-        np.testing.assert_array_equal(found.toarray()[others], counts[others])
-
-    def test_some_cells_are_restored_by_themselves(self, counts):
-        restored = RestoredCounts.of(MatrixCounts(np.log1p(scaled_to(counts, 1e4))), (math.e,))
-        some = np.array([40, 3, 17])
-        np.testing.assert_array_equal(restored.rows(some).toarray(), counts[some])
+def test_logged_values_that_are_no_counts_keep_their_target(counts):
+    values = np.log1p(scaled_to(counts / np.random.default_rng(1).uniform(0.3, 3, N_VARS), 1e4))
+    scale = detect_scale(values)
+    assert (scale.kind, scale.is_restorable) == ("log1p", False)
+    assert scale.target_sum == pytest.approx(1e4, rel=1e-3)
 
 
-def first_source(adata: ad.AnnData) -> CountsSource:
-    return next(count_sources(adata, layer=None, name="adata"))
+def test_a_noted_base_is_tried(counts):
+    values = np.log1p(scaled_to(counts, 1e4)) / np.float32(np.log(3))
+    assert not detect_scale(values).is_restorable
+    assert detect_scale(values, log_base=3.0).is_restorable
 
 
-class TestFindCounts:
-    @pytest.fixture
-    def logged(self, counts) -> ad.AnnData:
-        names = [f"G{i}" for i in range(N_VARS)]
-        return ad.AnnData(np.log1p(scaled_to(counts, 1e4)), var=pd.DataFrame(index=names))
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csc_matrix])
+def test_only_a_sample_is_looked_at(container):
+    """Cheap enough for every prediction: 256 cells, from the first to the last."""
+    matrix = container(np.repeat(np.arange(1.0, 1001.0)[:, None], 3, axis=1))
+    sample = sampled_rows(matrix).toarray()
+    assert len(sample) == 256
+    assert sample[[0, -1], 0].tolist() == [1, 1000]
 
-    def test_counts_are_left_alone(self, counts):
-        adata = ad.AnnData(counts)
-        source = first_source(adata)
-        assert source.matrix is adata.X
-        assert source.note is None
 
-    def test_a_layer_of_counts_comes_before_restoring(self, logged, counts):
-        logged.layers["counts"] = counts
-        source = first_source(logged)
-        assert (source.layer, source.restored) == ("counts", None)
-        assert 'layers["counts"]' in source.note
+def test_half_precision_is_read(counts):
+    assert detect_scale(counts.astype("float16")).kind == "counts"
+    assert detect_scale(np.log1p(scaled_to(counts, 1e4)).astype("float16")).kind == "log1p"
 
-    def test_raw_counts_come_before_restoring(self, logged, counts):
-        """Complaint 13: the real cause is named, and ``raw`` used where it helps."""
-        logged.raw = ad.AnnData(counts, var=logged.var)
-        logged = logged[:, :11].copy()
-        source = first_source(logged)
-        np.testing.assert_array_equal(source.matrix, counts)
-        assert "adata.raw are used, with its 31 genes" in source.note
 
-    def test_raw_is_restored_where_x_is_scaled(self, logged, counts):
-        logged.raw = logged
-        logged = logged[:, :11].copy()
-        logged.X = (logged.X - logged.X.mean(axis=0)) / (logged.X.std(axis=0) + 1)
-        source = first_source(logged)
-        np.testing.assert_array_equal(in_memory(source.counts).matrix.toarray(), counts)
-        assert "scaled: negative values" in source.note
-        assert "restored from adata.raw, which is log1p (natural) of 10,000 counts" in source.note
+def test_a_single_cell_is_enough(counts):
+    assert detect_scale(np.log1p(scaled_to(counts[:1], 1e4))).is_restorable
 
-    def test_of_a_named_layer_only_that_layer_is_used(self, logged, counts):
-        logged.layers["mine"], logged.layers["counts"] = np.full(logged.shape, -1.5), counts
-        (source,) = count_sources(logged, layer="mine", name="adata")
-        assert source.matrix is logged.layers["mine"]
-        assert (source.layer, source.note) == ("mine", None)
 
-    def test_the_next_place_is_looked_at_where_one_turns_out_to_hold_no_counts(self, logged, counts):
-        logged.raw = logged
-        read = []
-
-        def refuse_the_first(source: CountsSource) -> CountsSource:
-            read.append(source)
-            if len(read) == 1:
-                raise NoCounts
-            return source
-
-        found = read_counts(logged, refuse_the_first, layer=None, name="adata")
-        np.testing.assert_array_equal(in_memory(found.counts).matrix.toarray(), counts)
-        assert "adata.raw" in found.note
-        assert "adata.raw" not in read[0].note
-
-    def test_counts_and_logarithms_together_are_refused(self, logged, counts):
-        logged.X[:20] = counts[:20]
-        with pytest.raises(ValueError, match="whole numbers in some cells and fractions in others"):
-            list(count_sources(logged, layer=None, name="adata"))
-
-    def test_totals_are_read_if_they_are_whole(self):
-        assert known_totals(pd.DataFrame({"n_counts": [3.0, 5.0]})).tolist() == [3, 5]
-        assert known_totals(pd.DataFrame({"total_counts": [3.5, 5.0]})) is None
-        assert known_totals(pd.DataFrame({"n_counts": [np.nan, 5.0], "nUMI": [1, 2]})).tolist() == [1, 2]
-        assert known_totals(pd.DataFrame({"n_counts": ["a", "b"]})) is None
+def test_cells_without_counts_do_not_matter(counts):
+    counts[::2] = 0
+    totals = counts.sum(axis=1, keepdims=True).clip(1)
+    scale = detect_scale(np.log1p(counts / totals * 1e4))
+    assert scale.is_restorable
+    assert scale.target_sum == pytest.approx(1e4, rel=1e-3)

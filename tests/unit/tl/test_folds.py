@@ -1,13 +1,11 @@
-"""Which cells are held out together, and which are copies."""
+"""Which cells are held out together, and how many copies that tears apart."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 
 from transanno.tl._folds import Fold, count_copies, make_folds, rare_types
-from transanno.tl._labeled_cells import identical_cells
 
 LABELS = np.array(["T"] * 41 + ["B"] * 23 + ["NK"] * 7, dtype=object)
 
@@ -64,29 +62,6 @@ def test_impossible_splits_are_refused():
     groups = np.where(LABELS == "T", "d1", "d2").astype(object)
     with pytest.raises(ValueError, match=r"fold 'd2', 41 cells of 1 type\(s\) are left to train on \(T\)"):
         make_folds(LABELS, groups, 2, seed=0)
-
-
-def test_cells_with_the_same_counts_share_a_code():
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(1.0, size=(13, 31)).astype(np.float32)
-    counts[7] = counts[2]
-    counts[11] = counts[2]
-    counts[5] = counts[4][::-1]  # the same values of other genes
-    codes = identical_cells(sp.csr_matrix(counts))
-    assert codes[2] == codes[7] == codes[11]
-    assert len(np.unique(codes)) == 11
-
-
-def test_explicit_zeros_and_order_of_storage_have_no_influence():
-    row = sp.csr_matrix(np.array([[0, 3, 0, 1]], dtype=np.float32))
-    other = sp.csr_matrix((np.array([1, 0, 3], dtype=np.float32), np.array([3, 2, 1]), np.array([0, 3])), shape=(1, 4))
-    both = sp.vstack([row, other], format="csr")
-    assert len(np.unique(identical_cells(both))) == 1
-    assert both.nnz == 5  # what was passed is not changed
-
-
-def test_empty_cells_are_no_copies():
-    assert len(np.unique(identical_cells(sp.csr_matrix((3, 5), dtype=np.float32)))) == 3
 
 
 def test_copies_count_where_they_are_held_out():

@@ -8,8 +8,7 @@ import scanpy as sc
 import scipy.sparse as sp
 
 from transanno import pp
-from transanno.pp import CheckReport, Finding
-from transanno.pp._check._overlap import coverage, deciding_by_mean, what_is_known
+from transanno.pp import CheckReport
 
 
 def log_normalize(adata: ad.AnnData) -> ad.AnnData:
@@ -33,25 +32,6 @@ class TestReport:
         assert report.scale == "raw counts"
         assert report.adata is None
         assert report.fixes == ()
-
-    def test_printing_shows_an_aligned_table(self, query, reference):
-        text = str(pp.check(log_normalize(query)[:, :9].copy(), reference, labels_key="cell_type"))
-        lines = text.splitlines()
-        assert lines[0] == "61 cells x 9 features: not usable as they are (1 error)"
-        assert max(map(len, lines)) <= 110
-        column = next(line.index("note") for line in lines if line.startswith("scale"))
-        starts = [line for line in lines[2:] if line.startswith(("scale", "gene", "empty", "outliers"))]
-        assert len(starts) == 6
-        assert {line[column:].split()[0] for line in starts} == {"ok", "note", "warning", "error"}
-        assert "lacks " in text
-
-    def test_findings_are_found_by_name(self, query):
-        report = pp.check(query)
-        assert isinstance(report["scale"], Finding)
-        with pytest.raises(KeyError, match="'scales'; there are 'scale'"):
-            report["scales"]
-        assert list(report.to_frame().columns) == ["check", "severity", "found", "what to do"]
-        assert len(report.to_frame()) == len(report.findings)
 
     def test_the_users_objects_are_left_alone(self, query, reference, snapshot, changed):
         query = log_normalize(query)
@@ -179,106 +159,3 @@ class TestGenes:
         assert report.species == "mouse"
         assert "look like mouse" in report["gene naming"].found
         assert "of the reference like human" in report["gene naming"].found
-
-
-class TestCoverage:
-    def test_deciding_genes_are_those_of_largest_difference(self):
-        counts = sp.csr_matrix(np.array([[8, 1, 1, 0], [8, 1, 1, 0], [1, 8, 1, 0], [1, 1, 1, 7.0]]))
-        found = deciding_by_mean(
-            counts, np.array([0, 0, 1, -1]), np.array(["a", "b"], dtype=object), pd.Index(list("wxyz"))
-        )
-        assert found == {"a": ["w"], "b": ["x"]}
-
-    def test_of_every_class_the_measured_share_is_told(self, query, reference):
-        known = what_is_known(reference, layer=None, labels_key="cell_type").deciding
-        assert set(known) == {"B cell", "NK cell", "T cell"}
-        query = query[:, ~query.var_names.isin(known["B cell"])].copy()
-        report = pp.check(query, reference, labels_key="cell_type")
-        table = report.class_coverage
-        assert table.loc["B cell", "n_measured"] == 0
-        assert table.loc["B cell", "missing"].split(", ") == known["B cell"]
-        assert "B cell (0%)" in report["gene overlap by type"].found
-        assert (table["n_genes"] == 5).all()
-
-    def test_a_type_without_deciding_genes_has_no_share(self):
-        assert np.isnan(coverage({"a": []}, set()).loc["a", "share"])
-
-    def test_a_model_tells_with_and_without_its_data(self, model, saved_reference, query, reference):
-        by_data = pp.check(query, reference, labels_key="cell_type").class_coverage
-        pd.testing.assert_frame_equal(pp.check(query, model).class_coverage, by_data)
-        from_data = what_is_known(model, layer=None, labels_key=None).deciding
-        from_weights = what_is_known(saved_reference, layer=None, labels_key=None).deciding
-        assert set(from_weights) == set(from_data)
-        # five of 53 genes: by chance half a gene would agree
-        agree = [len(set(from_data[name]) & set(from_weights[name])) for name in from_data]
-        assert np.mean(agree) > 2
-
-    def test_a_pretrained_model_knows_genes_only(self, pretrained, query):
-        report = pp.check(query, pretrained)
-        assert report.n_shared_genes == 53
-        assert report.class_coverage is None
-
-
-class TestCells:
-    def test_empty_cells_and_outliers_are_flagged(self, make_adata):
-        adata = make_adata(211)
-        x = adata.X.toarray()
-        x[[5, 7]] = 0
-        x[9], x[9, 0] = 0, 4
-        x[11] = 50 * x[11] + 300
-        adata.X = sp.csr_matrix(x)
-        report = pp.check(adata)
-        assert np.flatnonzero(report.cells["is_empty"]).tolist() == [5, 7]
-        assert np.flatnonzero(report.cells["is_near_empty"]).tolist() == [9]
-        assert "2 cells without any count, 1 with counts in fewer than" in report["empty cells"].found
-        assert report.cells.index.equals(adata.obs_names)
-
-    def test_doublets_of_many_cells_stand_out(self):
-        rng = np.random.default_rng(0)
-        x = rng.poisson(0.3, size=(301, 503))
-        x[13] = rng.poisson(30, size=503)
-        report = pp.check(ad.AnnData(x.astype("float32")))
-        assert np.flatnonzero(report.cells["is_outlier"]).tolist() == [13]
-        assert "5 median absolute deviations" in report["outliers"].found
-
-    def test_cells_of_the_reference_are_found_in_the_query(self, query, reference):
-        both = ad.concat([query, reference[3:10]])
-        both = both[:, ::-1].copy()
-        report = pp.check(both, reference)
-        assert np.flatnonzero(report.cells["is_duplicate"]).tolist() == list(range(61, 68))
-        assert report["duplicated cells"].severity == "warning"
-        logged = log_normalize(both)
-        assert np.flatnonzero(pp.check(logged, reference).cells["is_duplicate"]).tolist() == list(range(61, 68))
-        assert "the reference itself" in pp.check(reference, reference)["duplicated cells"].found
-
-
-class TestBatches:
-    def test_missing_batches_are_a_batch(self, query):
-        """Complaint 40."""
-        query.obs["batch"] = query.obs["batch"].where(np.arange(61) > 4)
-        finding = pp.check(query, batch_key="batch")["batches"]
-        assert finding.severity == "note"
-        assert "3 batches" in finding.found
-        assert "5 cells have none" in finding.found
-
-    @pytest.mark.parametrize(
-        ("values", "severity", "text"),
-        [
-            pytest.param(lambda n: np.zeros(n), "note", "nothing to correct for", id="one"),
-            pytest.param(lambda n: np.arange(n), "warning", "every cell has a batch of its own", id="one per cell"),
-            pytest.param(lambda n: np.arange(n) > 0, "note", "1 batches of a single cell", id="singleton"),
-            pytest.param(lambda n: np.arange(n) % 2 * 1.0, "ok", "2 batches of 30 to 31 cells", id="numbers"),
-        ],
-    )
-    def test_columns_of_no_use_are_told(self, values, severity, text, query):
-        query.obs["run"] = values(61)
-        finding = pp.check(query, batch_key="run")["batches"]
-        assert (finding.severity, text in finding.found) == (severity, True)
-
-    def test_batches_that_coincide_with_types_are_told(self, query):
-        query.obs["run"] = query.obs["cell_type"].map({"B cell": "x", "NK cell": "y", "T cell": "y"})
-        finding = pp.check(query, batch_key="run", labels_key="cell_type")["batches"]
-        assert "every type occurs in a single batch" in finding.found
-
-    def test_a_missing_column_is_told(self, query):
-        assert "no column 'donor'" in pp.check(query, batch_key="donor")["batches"].found

@@ -1,4 +1,4 @@
-"""``transanno.metrics`` against scikit-learn and hand arithmetic."""
+"""Against scikit-learn and hand arithmetic."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from transanno import metrics
-
-TRUTH = ["T"] * 5 + ["B"] * 3 + ["NK"] * 2 + ["Mast"] * 3 + [None, "Unlabeled"]
-PREDICTED = ["T"] * 3 + ["B", "Unassigned"] + ["B"] * 2 + ["T"] + ["NK", None] + ["T", "Unassigned", "NK"] + ["B", "T"]
-KNOWN = ["T", "B", "NK"]
-
-
-@pytest.fixture
-def result() -> metrics.Evaluation:
-    return metrics.evaluate(TRUTH, PREDICTED, labels=KNOWN)
 
 
 @pytest.fixture
@@ -68,13 +59,6 @@ def test_per_class_table(result):
     assert table["predicted"].tolist() == [4, 3, 1]
 
 
-def test_confusion_matrix_has_unseen_types_last_and_without_a_column(result):
-    table = result.confusion_matrix
-    assert list(table.index) == ["T", "B", "NK", "Mast"]
-    assert list(table.columns) == ["T", "B", "NK", "Unassigned"]
-    assert table.to_numpy().tolist() == [[3, 1, 0, 1], [1, 2, 0, 0], [0, 0, 1, 0], [1, 0, 1, 1]]
-
-
 def test_equals_scikit_learn(noisy):
     truth, predicted, probabilities = noisy
     result = metrics.evaluate(truth, predicted, probabilities=probabilities)
@@ -85,18 +69,6 @@ def test_equals_scikit_learn(noisy):
     assert result.summary["macro_auc"] == pytest.approx(expected)
     assert result.per_class["auc"].mean() == pytest.approx(expected)
     assert 0.5 < expected < 1
-
-
-def test_auc_by_hand():
-    probabilities = pd.DataFrame({"T": [0.9, 0.4, 0.6, 0.2], "B": [0.1, 0.6, 0.4, 0.8]})
-    # One of the four pairs of a T and a B cell is in the wrong order.
-    areas = metrics.roc_auc_per_class(["T", "T", "B", "B"], probabilities)
-    assert areas.to_dict() == {"B": 0.75, "T": 0.75}
-
-
-def test_auc_of_a_single_type_is_undefined():
-    areas = metrics.roc_auc_per_class(["T", "T"], pd.DataFrame({"T": [0.9, 0.4], "B": [0.1, 0.6]}))
-    assert areas.isna().to_dict() == {"T": True}
 
 
 def test_columns_of_probabilities_are_the_known_types():
@@ -112,14 +84,8 @@ def test_a_type_that_is_only_predicted_is_no_type_with_an_f1_of_zero():
     assert list(result.confusion_matrix.columns) == ["T", "B", "NK"]
 
 
-def test_numbers_and_strings_are_the_same_labels():
-    truth = pd.Series([1.0, 2.0, np.nan])  # what pandas makes of integers as soon as one is missing
-    assert metrics.evaluate(truth, pd.Series(["1", "2", "1"])).summary["accuracy"] == 1.0
-    assert metrics.evaluate(pd.Series([1, 2]), pd.Series([1, 1], dtype="category")).summary["accuracy"] == 0.5
-
-
 def test_only_unseen_types_leave_the_scores_undefined():
-    result = metrics.evaluate(["Mast"], ["T"], labels=KNOWN)
+    result = metrics.evaluate(["Mast"], ["T"], labels=["T", "B", "NK"])
     assert np.isnan(result.summary["accuracy"])
     assert result.summary["accuracy_with_unseen"] == 0.0
     assert result.per_class.empty
@@ -130,32 +96,14 @@ def test_a_reference_may_have_a_type_called_unassigned():
     assert result.summary["accuracy"] == result.summary["coverage"] == 1.0
 
 
-def test_printing_tells_everything_apart(result):
-    text = str(result)
-    assert "accuracy: 0.6667\n" in text
-    assert "coverage: 0.8889, accuracy where assigned: 0.7500" in text
-    assert "3 cells, types: 1 (Mast); with them, accuracy: 0.5000" in text
-    assert "no true type: 2 cells" in text
-    assert "no prediction: 1 cells" in text
-    assert text.splitlines()[-1].split() == ["NK", "1.000", "1.000", "1.000", "1", "1"]
-    assert repr(result) == text
-
-
 class TestInvalidInput:
     def test_nothing_to_score(self):
         with pytest.raises(ValueError, match="1 have a true type other than 'Unlabeled' and 1 have a prediction"):
             metrics.evaluate(["T", None], [None, "T"])
 
-    def test_other_numbers_of_cells(self):
-        with pytest.raises(ValueError, match="There are 2 true types, but 1 predicted"):
-            metrics.evaluate(["T", "B"], ["T"])
+    def test_other_numbers_of_probabilities(self):
         with pytest.raises(ValueError, match="probabilities has 1 rows, but there are 2"):
             metrics.evaluate(["T", "B"], ["T", "B"], probabilities=pd.DataFrame({"T": [1.0]}))
-
-    def test_series_in_another_order(self):
-        truth = pd.Series(["T", "B"], index=["cell1", "cell2"])
-        with pytest.raises(ValueError, match="in another order"):
-            metrics.evaluate(truth, truth.iloc[::-1])
 
     def test_true_type_called_unassigned(self):
         with pytest.raises(ValueError, match="1 cells have the true type 'Unassigned'"):
@@ -163,49 +111,6 @@ class TestInvalidInput:
         result = metrics.evaluate(["Unassigned", "T"], ["T", "T"], unlabeled_category="Unassigned")
         assert result.summary["n_cells"] == 1
 
-    def test_type_without_probabilities(self):
-        with pytest.raises(ValueError, match="'Mast' have no column in probabilities, which has: 'T'"):
-            metrics.roc_auc_per_class(["T", "Mast"], pd.DataFrame({"T": [1.0, 0.5]}))
+    def test_cells_without_probabilities(self):
         with pytest.raises(ValueError, match="1 of 2 cells that are scored have no probabilities"):
             metrics.evaluate(["T", "T"], ["T", "T"], probabilities=pd.DataFrame({"T": [1.0, np.nan]}))
-
-
-class TestCrossValidation:
-    @pytest.fixture
-    def result(self) -> metrics.CrossValidation:
-        evaluations = {
-            "1": metrics.evaluate(["T", "T", "B"], ["T", "B", "B"]),
-            "2": metrics.evaluate(["T", "B", "Mast"], ["T", "B", "T"], labels=["T", "B"]),
-        }
-        pooled = metrics.evaluate(["T", "T", "B", "T", "B", "Mast"], ["T", "B", "B", "T", "B", "T"], labels=["T", "B"])
-        n_duplicates = pd.Series({"1": 2, "2": 0})
-        return metrics.CrossValidation(evaluations, pooled, pd.DataFrame(), n_duplicates, 3, pd.Series({"Mast": 1}))
-
-    def test_folds_are_tidy(self, result):
-        assert list(result.folds) == ["fold", "metric", "value"]
-        assert not result.folds.duplicated(["fold", "metric"]).any()
-        values = result.folds.set_index(["fold", "metric"])["value"]
-        assert values["1", "accuracy"] == pytest.approx(2 / 3)
-        assert values["2", "accuracy_with_unseen"] == pytest.approx(2 / 3)
-        assert values["1", "n_duplicates"] == 2
-
-    def test_mean_and_standard_deviation(self, result):
-        row = result.summary.loc["accuracy"]
-        assert row["mean"] == pytest.approx((2 / 3 + 1) / 2)
-        assert row["sd"] == pytest.approx(np.std([2 / 3, 1], ddof=1))
-        assert row["n"] == 2
-        assert result.summary.loc["coverage_unseen", "n"] == 1  # only one fold has unseen types
-
-    def test_per_class_is_over_all_cells(self, result):
-        assert result.per_class.loc["T", "recall"] == pytest.approx(2 / 3)
-        assert result.per_class.loc["T", "f1_sd"] == pytest.approx(np.std([2 / 3, 1], ddof=1))
-        assert result.confusion_matrix.loc["Mast", "T"] == 1
-
-    def test_printing_tells_what_was_found(self, result):
-        text = str(result)
-        assert "accuracy              0.8333  0.2357" in text
-        assert "folds: 2, labeled cells: 6, types: 2" in text
-        assert "1 cells, types: 1 (Mast)" in text
-        assert "copy among the training cells: 2" in text
-        assert "copies that were dropped: 3 cells" in text
-        assert "coverage " not in text  # every cell was assigned

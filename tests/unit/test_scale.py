@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from transanno.data._find_counts import find_counts, known_totals
+from transanno.data._find_counts import find_counts, judge_source, known_totals
 from transanno.data._restore import restore_counts, row_chunks, undo_logs
 from transanno.data._scale import detect_scale, sampled_rows
 
@@ -194,8 +194,9 @@ class TestFindCounts:
 
     def test_counts_and_logarithms_together_are_refused(self, logged, counts):
         logged.X[:20] = counts[:20]
+        source = find_counts(logged, layer=None, name="adata")
         with pytest.raises(ValueError, match="whole numbers in some cells and fractions in others"):
-            find_counts(logged, layer=None, name="adata")
+            judge_source(source, logged, None, name="adata")
 
     def test_totals_are_read_if_they_are_whole(self):
         assert known_totals(pd.DataFrame({"n_counts": [3.0, 5.0]})).tolist() == [3, 5]

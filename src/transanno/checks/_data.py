@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import math
-import warnings
+import re
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
@@ -26,15 +27,29 @@ MOSTLY_FRACTIONAL = 0.5
 # Cells count as scaled to one total when their 5th and 95th percentile differ by less than this share of the median.
 EQUAL_TOTALS = 0.01
 
+# Of negative counts there are few; of z-scores, most are negative.
+_FEW_NEGATIVE = 0.1
+
 _VALUES_PER_BLOCK = 2**18
 _N_EXAMPLES = 5
 _N_LISTED = 10
 
-_RAW_COUNTS_CURE = (
+RAW_COUNTS_CURE = (
     'Pass the raw counts instead: name the layer that holds them, for example layer="counts", '
     "or start from adata.raw.to_adata() if adata.raw holds them. transanno.pp.check(adata) says what the values are, and "
     "with fix=True restores the counts where that is possible."
 )
+
+
+class Cure(Protocol):
+    """Says where the user has counts, and nothing if they are not needed and there are none."""
+
+    def __call__(self, is_needed: bool = True) -> str: ...
+
+
+def static_cure(is_needed: bool = True) -> str:
+    """Where counts may be, if nothing is known of the object that holds the values."""
+    return RAW_COUNTS_CURE
 
 
 def check_choice(name: str, value: object, allowed: Collection[str]) -> None:
@@ -59,8 +74,54 @@ class Message(str):
         return str(self)
 
 
-def check_counts(matrix: np.ndarray | sp.spmatrix | sp.sparray, *, name: str) -> None:
-    """Check that every value of a matrix can be a raw count.
+@dataclass(frozen=True)
+class ValueStats:
+    """What the values of a matrix are like that may be counts."""
+
+    n_nonzero: int = 0
+    n_fractional: int = 0
+    """values that are no whole numbers"""
+    example: float = math.nan
+    """one of these"""
+    maximum: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the values that are not zero, those that are no whole numbers."""
+        return self.n_fractional / self.n_nonzero if self.n_nonzero else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_fractional} of {self.n_nonzero} non-zero values ({self.share:.1%}) are not whole numbers, "
+            f"for example {self.example:.6g}"
+        )
+
+
+def value_stats(values: np.ndarray) -> ValueStats:
+    """Finite values of any real type -> what they are like."""
+    maximum = float(values.max()) if values.size else 0.0
+    n_nonzero = int(np.count_nonzero(values))
+    if values.dtype.kind != "f":
+        return ValueStats(n_nonzero, maximum=maximum)
+    is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
+    example = float(values[is_fractional.argmax()]) if is_fractional.any() else math.nan
+    return ValueStats(n_nonzero, int(np.count_nonzero(is_fractional)), example, maximum)
+
+
+def _added(one: ValueStats, other: ValueStats) -> ValueStats:
+    example = other.example if math.isnan(one.example) else one.example
+    n_nonzero, n_fractional = one.n_nonzero + other.n_nonzero, one.n_fractional + other.n_fractional
+    return ValueStats(n_nonzero, n_fractional, example, max(one.maximum, other.maximum))
+
+
+def check_values(
+    matrix: np.ndarray | sp.spmatrix | sp.sparray,
+    *,
+    name: str,
+    genes: pd.Index | None = None,
+    cure: Cure = static_cure,
+) -> ValueStats:
+    """Check that every value of a matrix can be a count, whatever it was scaled by.
 
     All values are read, block by block; implicit zeros of sparse matrices are not.
 
@@ -70,89 +131,111 @@ def check_counts(matrix: np.ndarray | sp.spmatrix | sp.sparray, *, name: str) ->
         Cells x genes, shape `(n_obs, n_vars)`; any real number type. Never modified.
     name
         What to call the matrix in messages, for example `'adata.layers["counts"]'`.
+    genes
+        Names of the columns, for messages.
+    cure
+        -> where the user has counts.
+
+    Returns
+    -------
+    What the values are like.
 
     Raises
     ------
     TypeError
         If `matrix` is neither a numpy array nor a scipy sparse matrix, or does not hold numbers.
     ValueError
-        If there are NaN, infinite or negative values, if all values are zero, or if the values look normalized
-        or log-normalized.
-
-    Warns
-    -----
-    UserWarning
-        If there are fractional values that look like expected or ambient-corrected counts. These are accepted.
+        If there are NaN, infinite or negative values, or if all values are zero.
     """
     matrix = _as_compressed_or_dense(matrix, name=name)
-    minimum, maximum = np.inf, -np.inf
-    n_nonzero = n_fractional = n_not_finite = 0
-    is_bad_row = np.zeros(matrix.shape[0], dtype=bool)
-    example = np.nan
-    for values, rows in _blocks(matrix):
+    minimum, stats, is_finite = np.inf, ValueStats(), True
+    for values, _ in _blocks(matrix):
         if values.size == 0:
             continue
-        low, high = float(values.min()), float(values.max())
-        if not np.isfinite(low + high):  # NaN spreads
-            is_finite = np.isfinite(values)
-            n_not_finite += int(np.count_nonzero(~is_finite))
-            is_bad_row[rows()[~is_finite]] = True
-            continue
-        minimum, maximum = min(minimum, low), max(maximum, high)
-        if values.dtype.kind == "f":
-            is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
-            if n_fractional == 0 and is_fractional.any():
-                example = float(values[is_fractional.argmax()])
-            n_fractional += int(np.count_nonzero(is_fractional))
-            n_nonzero += int(np.count_nonzero(values))
-
-    if n_not_finite:
-        bad_rows = np.flatnonzero(is_bad_row)
-        raise ValueError(
-            f"{name} holds {n_not_finite} NaN or infinite value(s) in {bad_rows.size} of {matrix.shape[0]} cells, "
-            f"first in row(s) {_listing(bad_rows, _N_EXAMPLES)}. Raw counts must be finite and not negative. "
-            "Remove these cells, or find out which earlier step divided by zero or overflowed and redo it."
-        )
+        low = float(values.min())
+        if not np.isfinite(low + float(values.max())):  # NaN spreads
+            is_finite = False
+            break
+        minimum, stats = min(minimum, low), _added(stats, value_stats(values))
+    if not is_finite:
+        raise ValueError(_what_is_not_finite(matrix, name, genes))
     if minimum < -ROUNDING_TOLERANCE:
-        raise ValueError(
-            f"{name} looks scaled (z-scored or batch-corrected): minimum found {minimum:.4g}, but raw counts are "
-            f"never negative. {_RAW_COUNTS_CURE}"
-        )
-    if maximum <= ROUNDING_TOLERANCE:
+        raise ValueError(_what_is_negative(matrix, name, minimum, cure))
+    if stats.maximum <= ROUNDING_TOLERANCE:
         raise ValueError(
             f"All {matrix.shape[0]} x {matrix.shape[1]} values of {name} are zero; raw counts with at least some "
-            f"values above zero are needed. {_RAW_COUNTS_CURE}"
+            f"values above zero are needed. {cure()}"
         )
-    if n_fractional:
-        share = n_fractional / n_nonzero
-        found = (
-            f"{n_fractional} of {n_nonzero} non-zero values ({share:.1%}) are not whole numbers, "
-            f"for example {example:.6g}"
-        )
-        _check_fractional(matrix, share=share, maximum=maximum, found=found, name=name)
+    return stats
 
 
-def _check_fractional(matrix, *, share: float, maximum: float, found: str, name: str) -> None:
-    """Tell normalized values (error) from expected or ambient-corrected counts (warning)."""
-    if share >= MOSTLY_FRACTIONAL:
-        total = common_total(matrix)
-        if total is not None:
-            raise ValueError(
-                f"{name} looks normalized to {total:.7g} counts per cell, not logged: {found}, and all cells sum to "
-                f"about the same total. Raw counts are needed. {_RAW_COUNTS_CURE}"
-            )
-        if maximum < LOG_MAXIMUM:
-            raise ValueError(
-                f"{name} looks log1p-normalized: {found}, and the maximum is only {maximum:.4g}. "
-                f"Raw counts are needed. {_RAW_COUNTS_CURE}"
-            )
-    warnings.warn(
-        f"{name} holds fractional counts: {found}. They are accepted as expected or ambient-corrected counts "
-        "(RSEM, Alevin, SoupX). If the data were normalized instead, results will be wrong. "
-        f"{_RAW_COUNTS_CURE}",
-        UserWarning,
-        stacklevel=3,
+def _what_is_not_finite(matrix, name: str, genes: pd.Index | None) -> str:
+    """Message on NaN and infinite values: in which cells and genes they are, and which of these to remove."""
+    n_obs, n_vars = matrix.shape
+    per_cell, per_gene = np.zeros(n_obs, dtype=int), np.zeros(n_vars, dtype=int)
+    for values, rows in _blocks(matrix):
+        is_bad = ~np.isfinite(values)
+        if is_bad.any():
+            np.add.at(per_cell, rows()[is_bad], 1)
+    for values, columns in _blocks(matrix, columns=True):
+        is_bad = ~np.isfinite(values)
+        if is_bad.any():
+            np.add.at(per_gene, columns()[is_bad], 1)
+    cells, bad_genes = np.flatnonzero(per_cell), np.flatnonzero(per_gene)
+    names = [str(genes[i]) if genes is not None else f"column {i}" for i in bad_genes]
+    text = (
+        f"{name} holds {per_cell.sum()} NaN or infinite value(s) in {cells.size} of {n_obs} cells, first in row(s) "
+        f"{_listing(cells, _N_EXAMPLES)}. They are in {bad_genes.size} of {n_vars} genes, first {_listing(names, _N_EXAMPLES)}. "
+        "Raw counts must be finite and not negative. "
     )
+    of_cells, of_genes = cells.size / n_obs, bad_genes.size / n_vars
+    if of_genes < of_cells and (per_gene[bad_genes] == n_obs).all():
+        return (
+            f"{text}These genes hold nothing else, as a gene without variance does after scaling: "
+            f"{_finite_genes(name)}, or redo the step that divided by zero."
+        )
+    if of_genes < of_cells:
+        return (
+            f"{text}Fewer genes than cells are concerned: {_finite_genes(name)}, or, if they were not measured in some of the "
+            'parts that were put together, do so again with anndata.concat(..., join="inner"), or with fill_value=0.'
+        )
+    if of_cells < 1:
+        return f"{text}Remove these cells, or find out which earlier step divided by zero or overflowed and redo it."
+    return (
+        f"{text}That is no single gene or cell: find out which earlier step divided by zero or overflowed and redo it."
+    )
+
+
+def _finite_genes(name: str) -> str:
+    owner = re.sub(r"\.(X|raw|layers\b.*)$", "", name)
+    return f"remove them, {owner}[:, numpy.isfinite(numpy.ravel({name}.sum(axis=0)))].copy()"
+
+
+def _what_is_negative(matrix, name: str, minimum: float, cure: Cure) -> str:
+    """Message on negative values: those of scaled data, or a few among counts."""
+    n_negative = n_whole = n_nonzero = n_fractional = 0
+    for values, _ in _blocks(matrix):
+        is_negative = values < -ROUNDING_TOLERANCE
+        is_whole = np.abs(values - np.rint(values)) <= ROUNDING_TOLERANCE
+        n_nonzero += int(np.count_nonzero(values))
+        n_negative += int(np.count_nonzero(is_negative))
+        n_whole += int(np.count_nonzero(is_negative & is_whole))
+        n_fractional += int(np.count_nonzero(~is_whole))
+    if n_whole == n_negative and is_few(n_negative, n_nonzero) and n_fractional < MOSTLY_FRACTIONAL * n_nonzero:
+        return (
+            f"{n_negative} of {n_nonzero} non-zero values of {name} are negative, all of them whole numbers, the smallest "
+            f"{minimum:.4g}; raw counts are never negative. This is a fault of the program that wrote them, known of CellBender "
+            f"0.3.1: run a later version, or set them to 0: {name}[{name} < 0] = 0"
+        )
+    return (
+        f"{name} looks scaled (z-scored or batch-corrected): minimum found {minimum:.4g}, but raw counts are never negative. "
+        f"{cure()}"
+    )
+
+
+def is_few(n_negative: int, n_nonzero: int) -> bool:
+    """Whether so few values are negative that the others may be counts."""
+    return n_negative <= _FEW_NEGATIVE * n_nonzero
 
 
 def common_total(matrix) -> float | None:
@@ -187,8 +270,8 @@ def _as_compressed_or_dense(matrix, *, name: str):
     return matrix
 
 
-def _blocks(matrix) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
-    """Stored values in pieces of bounded size, each with a way to the row (cell) of every value."""
+def _blocks(matrix, *, columns: bool = False) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
+    """Stored values in pieces of bounded size, each with a way to the row (cell), or the column, of every value."""
     is_sparse = sp.issparse(matrix)
     n_major = matrix.shape[1] if is_sparse and matrix.format == "csc" else matrix.shape[0]
     n_stored = matrix.data.size if is_sparse else matrix.size
@@ -197,10 +280,11 @@ def _blocks(matrix) -> Iterator[tuple[np.ndarray, Callable[[], np.ndarray]]]:
         stop = min(start + step, n_major)
         majors = np.arange(start, stop)
         if not is_sparse:
-            yield matrix[start:stop].ravel(), partial(np.repeat, majors, matrix.shape[1])
+            of_row = partial(np.tile, np.arange(matrix.shape[1]), stop - start)
+            yield matrix[start:stop].ravel(), of_row if columns else partial(np.repeat, majors, matrix.shape[1])
             continue
         stored = slice(matrix.indptr[start], matrix.indptr[stop])
-        if matrix.format == "csc":
+        if (matrix.format == "csc") != columns:
             yield matrix.data[stored], partial(np.array, matrix.indices[stored])
         else:
             yield matrix.data[stored], partial(np.repeat, majors, np.diff(matrix.indptr[start : stop + 1]))

@@ -16,9 +16,9 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._constants import IS_MISSING_KEY, OTHER_GENES
-from transanno.checks._data import check_counts, check_layer, check_not_empty
-from transanno.data._find_counts import find_counts, find_names, say
+from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
+from transanno.checks._data import check_layer, check_not_empty, check_values
+from transanno.data._find_counts import check_found, find_counts, find_names, judge_source, say
 from transanno.data._match_genes import align_counts, match_genes, missing_genes
 from transanno.data._other_genes import count_other_genes
 
@@ -65,7 +65,7 @@ class AlignedData:
         """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts."""
         # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
         var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
-        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=var)
+        adata = AnnData(X=self.counts, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
@@ -150,6 +150,7 @@ def _read(
     """Counts in the order of the vocabulary ``(n_obs, n_vocabulary)``, repaired and checked, and which genes they lack."""
     is_missing = missing_genes(adata.var)
     source = find_counts(adata, layer=layer, name=name)
+    judge_source(source, adata, layer, name=name)
     var = source.adata.var
     if source.adata is not adata:
         is_missing = missing_genes(var)
@@ -159,10 +160,12 @@ def _read(
     say([source.note, *warn], tell)
     match = match_genes(names, genes, var=var, is_missing=is_missing, min_shared=min_shared, name=name)
     counts = align_counts(source.adata, match, layer=source.layer, name=name)
-    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+    check_found(counts, source, adata, layer, name=name, genes=genes)
     if not adds_others:
         return counts, match.is_missing
     others = count_other_genes(source.adata, names, is_missing, counts, genes, shares, layer=source.layer)
+    if not np.isfinite(others).all() or others.min() < 0:  # of which the genes of the vocabulary know nothing
+        check_values(others[:, None], name=f"{name} (sum of the other genes)")
     counts = sp.hstack([counts, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
     return counts, np.append(match.is_missing, False)
 

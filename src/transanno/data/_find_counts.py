@@ -16,8 +16,12 @@ import pandas as pd
 from anndata import AnnData
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
+from transanno.checks._data import check_values
+from transanno.data._beside import counts_cure
+from transanno.data._check_counts import is_usable, judge_scale
 from transanno.data._gene_ids import best_naming, gene_ids, named_like_protein, other_features
-from transanno.data._restore import RestoredCounts, restore_counts
+from transanno.data._raw_var import raw_var
+from transanno.data._restore import RestoredCounts, restore_counts, without_logs
 from transanno.data._scale import Scale, detect_scale
 
 if TYPE_CHECKING:
@@ -41,6 +45,10 @@ class CountsSource:
     note: str | None = None
     """what was done, for the user"""
     restored: RestoredCounts | None = None
+    used: Scale | None = None
+    """what the values that are used are, where they are not those that the user pointed at, and not restored"""
+    is_told: bool = False
+    """whether the note says all there is to say of the scale"""
 
     @property
     def matrix(self) -> Any:
@@ -54,10 +62,7 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
     Looked for, in this order: ``layers["counts"]``, ``raw``, counts restored from the matrix itself, and from ``raw``. With
     a ``layer`` that the user named, nothing but that layer.
 
-    Raises
-    ------
-    ValueError
-        If some cells hold counts and others fractions.
+    Whether models accept what is found is judged by :func:`judge_source`.
     """
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None and layer is not None:
@@ -89,33 +94,75 @@ def find_counts(adata: AnnData, *, layer: str | None, name: str) -> CountsSource
                 f"{found}. The counts of {adata.n_obs} cells and {adata.raw.n_vars} genes were restored from {name}.raw, which "
                 f"is {raw_scale}{_doubts(restored)}."
             )
-            return CountsSource(_own(adata, restored.counts, adata.raw.var), None, scale, note, restored)
-    if scale is not None and scale.kind == "mixed":
-        # Their maximum is that of counts, so the check of values alone would take them for fractional counts.
-        raise ValueError(
-            f"{where} holds whole numbers in some cells and fractions in others, as if raw counts of some were put together "
-            "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
-            'their counts, or name the layer that holds them, for example layer="counts".'
-        )
+            return CountsSource(_own(adata, restored.counts, raw_var(adata)), None, scale, note, restored)
+    if layer is None:
+        beside = _counts_beside(adata, scale, found, name, is_last=True)
+        if beside is not None:
+            return beside
+    if scale is not None and scale.bases and scale.target_sum is not None and not scale.is_restorable:
+        undone = without_logs(matrix, scale.bases)
+        if undone is not None:
+            note = (
+                f"{found}. No whole counts follow from it, so the logarithm was undone and the values are used as they are, "
+                "like TPM. If there are raw counts, pass these: probabilities are then more reliable."
+            )
+            return CountsSource(_own(adata, undone, adata.var), None, scale, note, is_told=True)
     return CountsSource(adata, layer, scale)
 
 
 def _restored(matrix: Any, scale: Scale | None, totals: np.ndarray | None) -> RestoredCounts | None:
     if scale is None or not scale.is_restorable:
         return None
-    return restore_counts(matrix, scale.bases, totals=totals)
+    return restore_counts(matrix, scale.bases, totals=totals, precision=scale.precision)
 
 
-def _counts_beside(adata: AnnData, scale: Scale | None, found: str, name: str) -> CountsSource | None:
-    """Raw counts in the usual places beside X."""
-    if COUNTS_LAYER in adata.layers and detect_scale(adata.layers[COUNTS_LAYER]).kind == "counts":
-        return CountsSource(
-            adata, COUNTS_LAYER, scale, f'{found}. The raw counts of {name}.layers["{COUNTS_LAYER}"] are used.'
-        )
-    if adata.raw is not None and detect_scale(adata.raw.X).kind == "counts":
-        note = f"{found}. The raw counts of {name}.raw are used, with its {adata.raw.n_vars} genes."
-        return CountsSource(_own(adata, adata.raw.X, adata.raw.var), None, scale, note)
+def _counts_beside(
+    adata: AnnData, scale: Scale | None, found: str, name: str, *, is_last: bool = False
+) -> CountsSource | None:
+    """Counts in the usual places beside X; ``is_last``: there are none to restore, and what is like TPM will do."""
+    if COUNTS_LAYER in adata.layers and adata.layers[COUNTS_LAYER].dtype.kind in "biuf":
+        used = detect_scale(adata.layers[COUNTS_LAYER])
+        if is_usable(used) and (is_last or used.kind != "normalized"):
+            note = f'{found}. The {_kind(used)} counts of {name}.layers["{COUNTS_LAYER}"] are used.'
+            return CountsSource(adata, COUNTS_LAYER, scale, note, used=used)
+    if adata.raw is not None and adata.raw.X.dtype.kind in "biuf":
+        used = detect_scale(adata.raw.X)
+        if is_usable(used) and (is_last or used.kind in ("counts", "fractional counts")):
+            var = raw_var(adata)
+            names = "" if var.index.equals(adata.raw.var_names.astype(str)) else f", under the names of {name}.var"
+            note = f"{found}. The {_kind(used)} counts of {name}.raw are used, with its {adata.raw.n_vars} genes{names}."
+            return CountsSource(_own(adata, adata.raw.X, var), None, scale, note, used=used)
     return None
+
+
+def _kind(scale: Scale) -> str:
+    return {"counts": "raw", "normalized": "normalized"}.get(scale.kind, "fractional")
+
+
+def judge_source(source: CountsSource, adata: AnnData, layer: str | None, *, name: str) -> None:
+    """Raise ``ValueError`` unless models accept the scale of what was found for ``adata``, or warn."""
+    scale = source.used or source.scale
+    if scale is not None and source.restored is None and not source.is_told:
+        cure = counts_cure(adata, layer, name=name)
+        judge_scale(scale, name=where_found(source, adata, name=name), cure=cure, stacklevel=3)
+
+
+def check_found(
+    counts: Any, source: CountsSource, adata: AnnData, layer: str | None, *, name: str, genes: pd.Index | None = None
+) -> None:
+    """Raise unless counts that were read of what was found for ``adata`` can be such; warn of fractions in few cells."""
+    where, cure = where_found(source, adata, name=name), counts_cure(adata, layer, name=name)
+    stats = check_values(counts, name=where, genes=genes, cure=cure)
+    scale = source.used or source.scale
+    if scale is not None and scale.kind == "counts" and stats.n_fractional and source.restored is None:
+        judge_scale(Scale("fractional counts", stats=stats), name=where, cure=cure, stacklevel=3)
+
+
+def where_found(source: CountsSource, adata: AnnData, *, name: str) -> str:
+    """-> what to call the matrix in messages."""
+    if source.adata is not adata:
+        return f"{name}.X" if source.used is None else f"{name}.raw"
+    return f"{name}.X" if source.layer is None else f'{name}.layers["{source.layer}"]'
 
 
 def _own(adata: AnnData, matrix: Any, var: pd.DataFrame) -> AnnData:

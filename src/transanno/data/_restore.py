@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.sparse as sp
 
+from transanno.data._precision import Precision, restore_rounded_rows
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,13 +55,23 @@ def undo_logs(values: np.ndarray, bases: tuple[float, ...]) -> np.ndarray | None
     return values
 
 
+def rounding_errors(stored: np.ndarray, bases: tuple[float, ...], precision: Precision) -> np.ndarray | None:
+    """-> how far values without their logarithms may be off, because they were rounded when they were stored."""
+    low, high = undo_logs(stored, bases), undo_logs(stored + precision.errors(stored), bases)
+    return None if low is None or high is None else high - low
+
+
 def restore_counts(
-    matrix: Any, bases: tuple[float, ...] = (), *, totals: np.ndarray | None = None
+    matrix: Any,
+    bases: tuple[float, ...] = (),
+    *,
+    totals: np.ndarray | None = None,
+    precision: Precision | None = None,
 ) -> RestoredCounts | None:
     """Values ``(n_obs, n_vars)``, none of them negative -> counts, or None if they are not multiples of a unit.
 
     ``bases`` are those of the logarithms that were taken, the last first, and ``totals`` ``(n_obs,)`` the numbers of counts
-    of the cells if they are known. A chunk is held as float64 at a time; ``matrix`` may be on disk.
+    of the cells if they are known. ``precision`` is how the values were rounded, if they were. A chunk is held as float64 at a time; ``matrix`` may be on disk.
     """
     n_obs = matrix.shape[0]
     parts, inexact, ambiguous = [], np.zeros(n_obs, dtype=bool), np.zeros(n_obs, dtype=bool)
@@ -71,13 +83,29 @@ def restore_counts(
         if values is None:
             return None
         chunk_totals = None if totals is None else totals[start:stop]
-        counts, inexact[start:stop], ambiguous[start:stop], _ = restore_rows(values, chunk.indptr, chunk_totals)
+        errors = None if precision is None else rounding_errors(chunk.data, bases, precision)
+        if errors is None:
+            counts, inexact[start:stop], ambiguous[start:stop], _ = restore_rows(values, chunk.indptr, chunk_totals)
+        else:
+            rounded = restore_rounded_rows(values, errors, chunk.indptr)
+            counts, inexact[start:stop], ambiguous[start:stop] = rounded[:3]
         if np.count_nonzero(inexact) > (1 - MIN_EXACT) * n_obs:
             return None
         parts.append(
             sp.csr_matrix((counts.astype(np.float32), chunk.indices, chunk.indptr), shape=chunk.shape, copy=False)
         )
     return RestoredCounts(sp.vstack(parts, format="csr"), inexact, ambiguous)
+
+
+def without_logs(matrix: Any, bases: tuple[float, ...]) -> sp.csr_matrix | None:
+    """Values ``(n_obs, n_vars)`` -> the same before the logarithms were taken, float32; None where none can have been."""
+    parts = []
+    for _, chunk in row_chunks(matrix):
+        values = undo_logs(chunk.data, bases)
+        if values is None or not np.isfinite(values).all() or (values < 0).any():
+            return None
+        parts.append(sp.csr_matrix((values.astype(np.float32), chunk.indices, chunk.indptr), shape=chunk.shape))
+    return sp.vstack(parts, format="csr")
 
 
 def restore_rows(

@@ -17,10 +17,13 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
-from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
-from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno._constants import JUDGED_KEY, MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
+from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes, check_values
+from transanno.data._beside import counts_cure
+from transanno.data._check_counts import check_counts, judge_scale
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import check_unmeasured, missing_genes
+from transanno.data._scale import detect_scale
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +49,22 @@ class GeneLayerField(LayerField):
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
         counts = self.get_field_data(adata)
         is_missing = missing_genes(adata.var)
+        cure = counts_cure(adata, self._layer, name="adata")
+        is_judged = bool(adata.uns.get(JUDGED_KEY, False))
         if adata.isbacked:  # a chunk at a time: the file may be larger than the memory
             has_counts = False
             for start in range(0, adata.n_obs, _ROWS_PER_CHECK):
                 chunk = counts[start : start + _ROWS_PER_CHECK]
                 if (chunk != 0).sum() > 0:  # one chunk may be empty; NaN is not zero
-                    check_counts(chunk, name=name)
+                    check_values(chunk, name=name, genes=adata.var_names, cure=cure)
                     check_unmeasured(chunk, is_missing, adata.var_names, name="adata")
                     has_counts = True
             if not has_counts:
-                check_counts(counts[:_ROWS_PER_CHECK], name=name)
+                check_values(counts[:_ROWS_PER_CHECK], name=name, cure=cure)
+            if not is_judged:
+                judge_scale(detect_scale(counts), name=name, cure=cure)
         else:
-            check_counts(counts, name=name)
+            (check_values if is_judged else check_counts)(counts, name=name, genes=adata.var_names, cure=cure)
             check_unmeasured(counts, is_missing, adata.var_names, name="adata")
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:

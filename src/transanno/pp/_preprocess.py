@@ -12,13 +12,14 @@ import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, TARGET_SUM
 from transanno.checks._data import (
-    check_counts,
     check_in_memory,
     check_layer,
     check_not_empty,
     check_obs_column,
     check_unique_genes,
 )
+from transanno.data._beside import counts_cure
+from transanno.data._check_counts import check_counts
 from transanno.data._vocabulary import as_vocabulary
 from transanno.pp._align import ALIGN_KEY, align_genes
 from transanno.tl import select_genes
@@ -157,7 +158,8 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:
         raise ValueError('adata has no X. Name the layer that holds the counts, for example layer="counts".')
-    check_counts(counts, name="adata.X" if layer is None else f'adata.layers["{layer}"]')
+    name = "adata.X" if layer is None else f'adata.layers["{layer}"]'
+    check_counts(counts, name=name, genes=adata.var_names, cure=counts_cure(adata, layer, name="adata"))
     if isinstance(counts, sp.sparray):  # scanpy 1.11 and scvi-tools want the older kind
         return sp.csc_matrix(counts) if counts.format == "csc" else sp.csr_matrix(counts)
     return counts

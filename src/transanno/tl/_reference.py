@@ -13,10 +13,10 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from transanno._constants import MISSING_CATEGORY, OTHER_GENES, UNLABELED_CATEGORY
+from transanno._constants import JUDGED_KEY, MISSING_CATEGORY, OTHER_GENES, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_seed, check_whole_number, one_column
-from transanno.checks._data import check_counts, check_layer, check_not_empty, check_obs_column, check_unique_genes
-from transanno.data._find_counts import find_counts, say
+from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._find_counts import check_found, find_counts, judge_source, say
 from transanno.data._gene_ids import other_features
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import align_counts, match_genes
@@ -120,6 +120,8 @@ def fit_reference(
     if not adds_others:
         chosen, shares = chosen[:, chosen.var_names != OTHER_GENES].copy(), None
 
+    chosen.uns[JUDGED_KEY] = True
+
     def make(adata: AnnData) -> TransAnno:
         if pretrained is None:
             TransAnno.setup_anndata(adata, labels_key, unlabeled_category, batch_key=batch_key)
@@ -181,6 +183,7 @@ def pretrain(
     measured = adata.var_names[~other_features(adata.var)]
     copied = _reference_copy(adata, measured, None, batch_key, layer, name="adata")
     chosen, shares = _vocabulary(copied, measured.astype(str), n_top_genes, genes, batch_key)
+    chosen.uns[JUDGED_KEY] = True
     with seeded(seed):
         TransAnnoPretrain.setup_anndata(chosen, batch_key=batch_key)
         model = TransAnnoPretrain(chosen)
@@ -283,13 +286,14 @@ def _reference_copy(
     """Counts of some genes and the columns that training reads, apart from the user's object."""
     match = match_genes(reference.var_names, genes, name=name, min_shared=1)
     source = find_counts(reference, layer=layer, name=name)
+    judge_source(source, reference, layer, name=name)
     if genes.isin(source.adata.var_names).all():  # raw, where counts may have been found, usually has more genes
         say([source.note])
         match = match_genes(source.adata.var_names, genes, name=name, min_shared=1)
         counts = align_counts(source.adata, match, layer=source.layer, name=name)
     else:
         counts = align_counts(reference, match, layer=layer, name=name)
-    check_counts(counts, name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]')
+    check_found(counts, source, reference, layer, name=name, genes=genes)
     obs = pd.DataFrame(index=reference.obs_names.astype(str))
     for key in filter(None, (labels_key, batch_key)):
         obs[key] = reference.obs[key].to_numpy()

@@ -12,13 +12,12 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno.checks._data import check_counts, check_layer, check_not_empty
-from transanno.data._find_counts import CountsSource, find_counts, find_names
+from transanno.checks._data import check_layer, check_not_empty, check_values
+from transanno.data._find_counts import CountsSource, check_found, find_counts, find_names, judge_source
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
-from transanno.data._match_genes import GeneMatch, align_counts, match_genes, missing_genes
+from transanno.data._match_genes import GeneMatch, align_counts, match_genes, missing_genes, sum_columns
 from transanno.data._restore import row_chunks
-from transanno.data._scale import detect_scale
 from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding
@@ -112,6 +111,9 @@ def check(
     if known is not None:
         match, names, found = _compare_genes(var, known, fixes)
         findings += found
+        if not is_usable and _in_unread_genes(source, adata, layer, match, known):
+            cure = f"the {known.what} does not read the genes that are concerned; remove them all the same"
+            findings[0] = Finding("scale", "warning", scale_finding.found, cure)
         is_other &= ~np.asarray(names.isin(known.genes))  # a model may have been set up with proteins
         if known.deciding is not None:
             table = coverage(known.deciding, set(match.vocabulary[~match.is_missing]))
@@ -152,40 +154,54 @@ def check(
 def _look_at_values(adata: AnnData, layer: str | None) -> tuple[CountsSource, Finding, bool]:
     """-> where counts are, what was found, and whether models accept them."""
     name = "adata.X" if layer is None else f'adata.layers["{layer}"]'
-    try:
-        source = find_counts(adata, layer=layer, name="adata")
-    except ValueError as error:  # counts here and logarithms there
-        matrix = adata.X if layer is None else adata.layers[layer]
-        return CountsSource(adata, layer, detect_scale(matrix)), Finding("scale", "error", str(error)), False
-    if source.note is not None:
-        doubtful = source.restored is not None and source.restored.is_inexact.any()
-        cure = "models do this by themselves; fix=True gives you the counts"
-        return source, Finding("scale", "warning" if doubtful else "note", source.note, cure), True
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            _check_all(source.matrix, name)
-        except (ValueError, TypeError) as error:
-            return source, Finding("scale", "error", str(error)), False
-    if caught:
-        return source, Finding("scale", "warning", str(caught[0].message)), True
+    source = find_counts(adata, layer=layer, name="adata")
+    cure = "" if source.note is None else "models do this by themselves; fix=True gives you the counts"
+    said = [] if source.note is None else [source.note]
+    doubtful = source.is_told or (source.restored is not None and source.restored.is_inexact.any())
+    if source.restored is None:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                judge_source(source, adata, layer, name="adata")
+                _check_all(source, adata, layer, name)
+            except (ValueError, TypeError) as error:
+                return source, Finding("scale", "error", " ".join([*said, str(error)])), False
+        said += [str(warning.message) for warning in caught[:1]]
+        doubtful = doubtful or bool(caught)
+    if said:
+        return source, Finding("scale", "warning" if doubtful else "note", " ".join(said), cure), True
     return source, Finding("scale", "ok", f"{name} holds {source.scale}"), True
 
 
-def _check_all(matrix: Any, name: str) -> None:
+def _check_all(source: CountsSource, adata: AnnData, layer: str | None, name: str) -> None:
     """Raise or warn what models do, of data on disk for one chunk after the other."""
+    matrix, genes = source.matrix, pd.Index(source.adata.var_names)
     if matrix is None:
         raise ValueError(f"{name} is empty. Name the layer that holds the counts.")
     if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
-        check_counts(matrix, name=name)
+        check_found(matrix, source, adata, layer, name="adata", genes=genes)
         return
     is_empty = True
     for _, chunk in row_chunks(matrix):
         if chunk.nnz:
             is_empty = False
-            check_counts(chunk, name=name)
+            check_found(chunk, source, adata, layer, name="adata", genes=genes)
     if is_empty:
-        check_counts(sp.csr_matrix(matrix.shape), name=name)
+        check_values(sp.csr_matrix(matrix.shape), name=name)
+
+
+def _in_unread_genes(source: CountsSource, adata: AnnData, layer: str | None, match: GeneMatch, known: Known) -> bool:
+    """Whether what is wrong with the values is in genes that the reference or the model does not read."""
+    if source.matrix is None or not match.n_shared or source.scale is None:
+        return False
+    try:
+        judge_source(source, adata, layer, name="adata")
+        counts = align_counts(source.adata, match, layer=source.layer, name="adata")
+        check_found(counts, source, adata, layer, name="adata")
+        outside = np.flatnonzero(pd.Index(source.adata.var_names).isin(known.others))
+        return bool(np.isfinite(sum_columns(source.adata, outside, layer=source.layer)).all())
+    except (ValueError, TypeError):
+        return False
 
 
 def _gene_findings(var: pd.DataFrame, ids: GeneIds, is_other: np.ndarray) -> list[Finding]:

@@ -41,6 +41,8 @@ class Known:
     """genes that decide each type, the most important first"""
     counts: sp.csr_matrix | None
     """``(n_obs, n_genes)`` of the reference, None for a model without its data"""
+    others: frozenset[str] = frozenset()
+    """further genes that a model reads, by their sum"""
 
 
 def what_is_known(source: AnnData | TransAnnoBase | str | Path, *, layer: str | None, labels_key: str | None) -> Known:
@@ -93,7 +95,7 @@ def _of_model(model: TransAnno | TransAnnoPretrain) -> Known:
             # the spread, which a model without data does not know.
             spread = model.module.mean_expression.sqrt().cpu().numpy()[model._is_gene]
             deciding = _largest((weights - weights.mean(axis=0)) * spread, model.labels, model.genes)
-    return Known("model", model.genes, deciding, counts)
+    return Known("model", model.genes, deciding, counts, frozenset(model.gene_shares_ or ()) - set(model.genes))
 
 
 def deciding_by_mean(counts: sp.csr_matrix, labels: np.ndarray, genes: pd.Index) -> dict[str, list[str]]:

@@ -34,6 +34,9 @@ LATENT_KEY: Final = "X_transanno"
 IS_MISSING_KEY: Final = "is_missing"
 """Column of ``.var`` that is True for genes that were not measured; :func:`transanno.pp.align_genes` writes it."""
 
+JUDGED_KEY: Final = "transanno_judged"
+"""True in ``.uns`` of copies of ours whose values were judged when they were the user's, before genes were left out."""
+
 COUNTS_LAYER: Final = "counts"
 """Layer of raw counts that :mod:`transanno.pp` writes."""
 

@@ -234,10 +234,10 @@ def _log_normalize(adata: ad.AnnData) -> ad.AnnData:
 
 
 def _log_of_fractions(adata: ad.AnnData) -> ad.AnnData:
-    """As of counts corrected for gene length: no cell is a multiple of one unit."""
-    lengths = np.random.default_rng(0).uniform(0.3, 3.0, size=adata.n_vars)
-    adata.X = sp.csr_matrix(adata.X.toarray() / lengths)
-    return _log_normalize(adata)
+    """As of corrected values: no cell is a multiple of one unit, and no two have one total."""
+    corrected = adata.X.toarray() * np.random.default_rng(0).uniform(0.3, 3.0, size=adata.shape)
+    adata.X = sp.csr_matrix(np.log1p(corrected).astype("float32"))
+    return adata
 
 
 def _put(value: float) -> Callable[[ad.AnnData], ad.AnnData]:
@@ -277,7 +277,7 @@ BAD_DATA = [
     pytest.param("reference", _log_of_fractions, r"reference.X looks log1p-normalized", id="logged reference"),
     pytest.param("query", _log_of_fractions, r"query.X looks log1p-normalized", id="logged query"),
     pytest.param("reference", _put(-1.0), "never negative", id="negative reference"),
-    pytest.param("query", _put(-1.0), "query.X looks scaled", id="negative query"),
+    pytest.param("query", _put(-1.0), "non-zero values of query.X are negative", id="negative query"),
     pytest.param("reference", _put(np.nan), "NaN or infinite", id="NaN in reference"),
     pytest.param("query", _put(np.nan), "query.X holds 11 NaN", id="NaN in query"),
     pytest.param("reference", _one_class, "1 cell type: 'T cell'", id="one class"),

@@ -28,7 +28,8 @@ def add_reserved(where: str) -> None:
     """A column ``_index`` beside the names of rows, which SeuratDisk keeps in ``features``."""
     with h5py.File("query.h5ad", "a") as file:
         group = file[where]
-        names = group[group.attrs["_index"]][:]
+        names = group[group.attrs["_index"]]
+        names = (names["values"] if isinstance(names, h5py.Group) else names)[:]  # nullable strings are groups
         del group[group.attrs["_index"]]
         for key in ("_index", "features"):
             group[key] = names

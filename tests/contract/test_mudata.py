@@ -229,7 +229,7 @@ class TestRefused:
     def test_not_raw_counts(self, mdata):
         mdata["rna"].X = mdata["rna"].X.multiply(0.37).tocsr()
         mdata["rna"].X.data = np.log1p(mdata["rna"].X.data)
-        with pytest.raises(ValueError, match="raw counts"):
+        with pytest.raises(ValueError, match="Raw counts are needed"):
             TransAnno.setup_mudata(mdata, "cell_type")
 
     def test_missing_column(self, mdata):

@@ -81,10 +81,10 @@ class TestRefused:
             arguments["layer"] = "log"
         else:
             reference.X = reference.layers["log"]
-        with pytest.raises(ValueError, match="log1p-normalized.*raw counts"):
+        with pytest.raises(ValueError, match="log1p-normalized.*Raw counts are needed"):
             cls.setup_anndata(reference, **arguments)
 
-    @pytest.mark.parametrize("labels", ["T cell", "Unknown", np.nan], ids=["one type", "unlabeled", "all NaN"])
+    @pytest.mark.parametrize("labels", ["T cell", "Unlabeled", np.nan], ids=["one type", "unlabeled", "all NaN"])
     def test_fewer_than_two_types_are_refused(self, labels, reference):
         # conformance 11
         reference.obs["cell_type"] = labels
@@ -237,7 +237,7 @@ class TestLabels:
     def test_any_share_of_labels_can_be_set_up(self, step, as_category, reference):
         # conformance 12
         if step:
-            reference.obs.loc[reference.obs_names[::step], "cell_type"] = "Unknown"
+            reference.obs.loc[reference.obs_names[::step], "cell_type"] = "Unlabeled"
         if as_category:
             reference.obs["cell_type"] = reference.obs["cell_type"].astype("category")
         TransAnno.setup_anndata(reference, "cell_type")

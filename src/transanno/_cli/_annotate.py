@@ -103,9 +103,10 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 
 
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
+    """-> model of the reference; afterwards ``args.layer`` is that of the query."""
     check_unique_genes(reference.var_names, name="reference")
     console.step(f"Training on {args.reference}")
-    return fit_for_query(
+    model, args.layer = fit_for_query(
         query,
         reference,
         args.labels_key,
@@ -120,6 +121,7 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
         accelerator=args.accelerator,
         **progress_arguments(console),
     )
+    return model
 
 
 def _predict(

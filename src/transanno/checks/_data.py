@@ -78,13 +78,23 @@ def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> N
     )
 
 
+def no_x(name: str) -> ValueError:
+    """-> error of data that have neither X nor a layer that was named."""
+    return ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
+
+
 def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
     """Raise `KeyError` if there is no such layer; None means `X` and always passes."""
     # anndata 0.13 lists X among the layers, under the key None
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:
         return
-    raise KeyError(Message(f"layer={layer!r} is not a layer of {name}. {did_you_mean(layer, layers, what='Layers')}"))
+    raise KeyError(
+        Message(
+            f"layer={layer!r} is not a layer of {name}. {did_you_mean(layer, layers, what='Layers')} "
+            "Leave layer out where X holds the counts."
+        )
+    )
 
 
 def check_unique_genes(var_names: Iterable[str], *, name: str) -> None:

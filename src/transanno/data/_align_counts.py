@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
-from transanno.checks._data import check_layer, check_not_empty
+from transanno.checks._data import check_layer, check_not_empty, no_x
 from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts, as_csr, in_memory, readable
 from transanno.data._match_genes import GeneMatch, examples
 
@@ -108,7 +108,7 @@ def align_counts(
         )
     matrix = adata.X if layer is None else adata.layers[layer]
     if matrix is None:
-        raise ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
+        raise no_x(name)
     aligned = AlignedCounts(MatrixCounts(matrix), match, name=name)
     return in_memory(aligned, aligned.blocks(chunk_size)).matrix
 

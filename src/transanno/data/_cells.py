@@ -13,15 +13,16 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 
-from transanno._constants import IS_MISSING_KEY, OTHER_GENES
+from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._check_counts import checked_blocks
 from transanno.data._counts import Counts, MatrixCounts, in_memory
-from transanno.data._find_counts import CountsSource, count_sources, read_counts
+from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names, say
+from transanno.data._layers import lacks_layer
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.data._other_genes import OtherGenes
+from transanno.data._shared_genes import floor_for_reference
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class AlignedData:
         assert isinstance(self.counts, MatrixCounts)  # registered data are in memory
         # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
         var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
-        adata = AnnData(X=self.counts.matrix, obs=self.obs.copy(), var=var)
+        adata = AnnData(X=self.counts.matrix, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
@@ -95,7 +96,8 @@ def align(
 
     ``shares`` are those of the reference's genes, see :class:`OtherGenes`. ``layer`` holds the raw counts of these data, where
     it is not the one that the model was set up with. Counts and names that can be repaired for sure are, in our copy and with
-    a warning. Cells are read once, into memory; with ``only_some``, when they are asked for, and unchecked.
+    a warning. Cells are read once, into memory; with ``only_some``, when they are asked for, unless they have to be restored,
+    which is only known to be possible when all of them have been read.
 
     Raises
     ------
@@ -105,43 +107,50 @@ def align(
         If the layer of raw counts is missing.
     """
     adata = rna_modality(data, spec, name=name)
-    layer = spec.layer if layer is None else layer
+    if layer is None and spec.layer is not None and spec.layer not in adata.layers:
+        say([f"{lacks_layer(spec.layer, name)} The model was set up with it."])
+    elif layer is None:
+        layer = spec.layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
     obs = read_obs(data, spec)
 
     def read(source: CountsSource) -> AlignedData:
+        source.judge()
         aligned, notes, tell = _match(source, spec.vocabulary, shares, name)
-        where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
-        counts = aligned if only_some else in_memory(aligned, checked_blocks(aligned, name=where))
-        say([source.found if only_some else source.note, *notes], tell)
+        if only_some and isinstance(source.counts, MatrixCounts):
+            counts = source.lazily_checked(aligned, spec.vocabulary)
+        else:
+            counts = in_memory(aligned, source.checked(aligned, spec.vocabulary))
+        say([source.note, *notes], tell)
         is_missing = aligned.match.is_missing
         return AlignedData(counts, is_missing if aligned.others is None else np.append(is_missing, False), obs, spec)
 
-    if only_some:
-        return read(next(count_sources(adata, layer=layer, name=name)))
     return read_counts(adata, read, layer=layer, name=name)
 
 
 def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> pd.Index:
     """Raise what mapping the query would raise for its counts, before minutes go into training.
 
-    ``genes`` are those of the reference; how many of them the query has to share is decided later. Returned are those
-    that the query measured.
+    ``genes`` are those of the reference. Returned are those that the query measured.
     """
     check_not_empty(query, name="query")
     check_layer(query, layer, name="query")
     vocabulary = pd.Index(genes).astype(str)
 
     def read(source: CountsSource) -> pd.Index:
-        aligned, _, _ = _match(source, vocabulary, None, "query", min_shared=1)
-        for _ in checked_blocks(aligned, name="query.X" if layer is None else f'query.layers["{layer}"]'):
+        source.judge()
+        aligned, _, _ = _match(source, vocabulary, None, "query", min_shared=floor_for_reference(len(vocabulary)))
+        for _ in source.checked(aligned, vocabulary):
             pass
         return vocabulary[~aligned.match.is_missing]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
-        return read_counts(query, read, layer=layer, name="query")
+        try:
+            return read_counts(query, read, layer=layer, name="query")
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", "the reference")) from error
 
 
 def _match(

@@ -1,38 +1,51 @@
-"""Whether values can be raw counts: one verdict on all cells, wherever they are."""
+"""Whether values can be counts, judged when all cells were seen, and which scales models take for such.
+
+The verdict on the scale rests on the data as they are and not on the genes that a model happens to read of them, so that it
+is the same wherever it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from transanno.checks._data import listing
 from transanno.checks._warn import warn
-from transanno.data._counts import Counts, MatrixCounts
+from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts
+from transanno.data._scale import Scale, detect_scale
+from transanno.data._values import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, ValueStats, is_few
 
-# Float formats and (de)compression leave counts such as 2.9999998; real fractions are much further away.
-ROUNDING_TOLERANCE = 1e-4
-# log1p of counts per million reaches 13.8 and log2 of it 19.9; raw counts of a whole data set go far beyond.
-LOG_MAXIMUM = 20
-# Normalising or logging turns nearly every value into a fraction; expected counts (RSEM) stay mostly whole.
-MOSTLY_FRACTIONAL = 0.5
-# Cells count as scaled to one total when their 5th and 95th percentile differ by less than this share of the median.
-EQUAL_TOTALS = 0.01
-
-_RAW_COUNTS_CURE = (
-    'Pass the raw counts instead: name the layer that holds them, for example layer="counts", '
-    "or start from adata.raw.to_adata() if adata.raw holds them. transanno.pp.check(adata) says what the values are, and "
-    "with fix=True restores the counts where that is possible."
-)
+_N_EXAMPLES = 5
 
 
-def check_counts(matrix: Any, *, name: str) -> None:
-    """Raise unless every value of a matrix ``(n_obs, n_vars)`` can be a raw count; ``name`` is what to call it.
+class Cure(Protocol):
+    """Says where the user has counts, and nothing if they are not needed and there are none."""
+
+    def __call__(self, is_needed: bool = True) -> str:
+        """-> a sentence."""
+
+
+def static_cure(is_needed: bool = True) -> str:
+    """Where counts may be, if nothing is known of the object that holds the values."""
+    return (
+        'Pass the raw counts instead: name the layer that holds them, for example layer="counts", '
+        "or start from adata.raw.to_adata() if adata.raw holds them. transanno.pp.check(adata) says what the values are, and "
+        "with fix=True restores the counts where that is possible."
+    )
+
+
+def check_counts(matrix: Any, *, name: str, genes: pd.Index | None = None, cure: Cure = static_cure) -> None:
+    """Raise unless a matrix ``(n_obs, n_vars)`` in memory holds what models take as counts; ``name`` is what to call it.
 
     A TypeError if it holds no numbers; a ValueError if there are NaN, infinite or negative values, if all are zero, or if they
-    look normalized or logged. Fractions that look like expected or ambient-corrected counts are accepted with a warning.
+    look logged, or normalized where counts follow from them. Expected or ambient-corrected counts and TPM are accepted with a
+    warning.
     """
     if not (isinstance(matrix, np.ndarray) or sp.issparse(matrix)):
         raise TypeError(
@@ -44,100 +57,199 @@ def check_counts(matrix: Any, *, name: str) -> None:
             f"{name} has dtype {matrix.dtype}; real numbers (integer or float) are needed. "
             'Convert it, for example with .astype("float32").'
         )
-    for _ in checked_blocks(MatrixCounts(matrix), name=name):
-        pass
+    check = _Check(name, matrix.shape, genes, cure)
+    for block in MatrixCounts(matrix).blocks():
+        check.add(block)
+    judge_scale(replace(detect_scale(matrix), stats=check.conclude()), name=name, cure=cure)
 
 
-def checked_blocks(counts: Counts, *, name: str) -> Iterator[sp.csr_matrix]:
-    """Blocks of all cells, as :func:`check_counts` judges them; the verdict comes after the last."""
-    check = _Check(name, counts.shape)
+def checked_blocks(
+    counts: Counts,
+    *,
+    name: str,
+    genes: pd.Index | None = None,
+    cure: Cure = static_cure,
+    scale: Scale | None = None,
+) -> Iterator[sp.csr_matrix]:
+    """Blocks of all cells; after the last, what is wrong with their values is raised.
+
+    ``scale``, if known, is that of the whole, which was judged before: of fractions in a few cells that were not in its sample
+    there is a warning.
+    """
+    check = _Check(name, counts.shape, genes, cure)
     for block in counts.blocks():
         check.add(block)
         if not check.n_not_finite:  # nothing can be computed from these
             yield block
-    check.conclude()
+    stats = check.conclude()
+    if scale is not None and scale.kind == "counts" and stats.n_fractional:
+        judge_scale(Scale("fractional counts", stats=stats), name=name, cure=cure)
 
 
-def common_total(totals: np.ndarray) -> float | None:
-    """Totals of cells -> their median if (nearly) all cells that are not empty share it; one cell alone cannot tell."""
-    totals = totals[totals > 0]
-    if totals.size < 2:
-        return None
-    low, median, high = np.percentile(totals, [5, 50, 95])
-    return float(median) if high - low <= EQUAL_TOTALS * median else None
+@dataclass(frozen=True, eq=False)
+class CheckedCounts:
+    """Counts whose cells are checked when they are read: what is wrong with some is said as of all cells."""
+
+    counts: Counts
+    check: Callable[[], Iterator[sp.csr_matrix]]
+    """reads all cells and raises what is wrong with their values"""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_obs, n_vars)``"""
+        return self.counts.shape
+
+    def rows(self, positions: np.ndarray) -> sp.csr_matrix:
+        """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
+        return self._look_at(self.counts.rows(positions))
+
+    def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
+        """All cells in their order, at most so many at a time."""
+        return map(self._look_at, self.counts.blocks(n_rows))
+
+    def _look_at(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        values = block.data
+        if not np.isfinite(values).all() or values.min(initial=0) < -ROUNDING_TOLERANCE or not values.any():
+            for _ in self.check():
+                pass
+        return block
+
+
+def judge_scale(scale: Scale, *, name: str, cure: Cure = static_cure) -> None:
+    """Raise ``ValueError`` unless models take values of this scale as counts; warn if they are none."""
+    stats = scale.stats
+    if scale.kind == "mixed":
+        # Their maximum is that of counts, so they would be taken for fractional counts.
+        raise ValueError(
+            f"{name} holds whole numbers in some cells and fractions in others, as if raw counts of some were put together "
+            "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
+            f"their counts. {cure()}"
+        )
+    if stats.n_fractional == 0 or scale.kind in ("scaled", "negative counts", "not finite", "empty"):
+        return  # what is wrong with these is said where their values are checked
+    if stats.share >= MOSTLY_FRACTIONAL:
+        total = scale.target_sum
+        if scale.kind == "normalized" and total is not None:
+            what = f"{name} looks normalized to {total:.7g} counts per cell, not logged: {stats}, and all cells sum to "
+            if scale.is_restorable:
+                raise ValueError(f"{what}about the same total. Raw counts are needed. {cure()}")
+            warn(
+                f"{what}about the same total. No whole counts follow from them, so they are accepted as they are, like TPM "
+                f"(Smart-seq2). If there are raw counts, pass these: probabilities are then more reliable. {cure(False)}".rstrip()
+            )
+            return
+        if scale.kind in ("log1p", "double log1p") or stats.maximum < LOG_MAXIMUM:
+            raise ValueError(
+                f"{name} looks log1p-normalized: {stats}, and the maximum is only {stats.maximum:.4g}. Raw counts are "
+                f"needed. {_undo_hint(scale)}{cure()}"
+            )
+    warn(
+        f"{name} holds fractional counts: {stats}. They are accepted as expected or ambient-corrected counts (RSEM, Alevin, "
+        f"SoupX). If the data were normalized instead, results will be wrong. {cure(False)}".rstrip()
+    )
+
+
+def is_usable(scale: Scale) -> bool:
+    """Whether :func:`judge_scale` and the checks of values accept it."""
+    if scale.kind in ("counts", "fractional counts"):
+        return True
+    if scale.kind == "normalized":
+        return scale.target_sum is not None and not scale.is_restorable
+    return scale.kind == "unknown" and scale.stats.maximum >= LOG_MAXIMUM
+
+
+def _undo_hint(scale: Scale) -> str:
+    """How to undo a logarithm that is known to have been taken once, of values that no counts follow from."""
+    if scale.kind != "log1p" or scale.target_sum is None or scale.is_restorable:
+        return ""
+    base = scale.bases[0]
+    undone = "numpy.expm1(X)" if base == np.e else f"{base:g} ** X - 1"
+    return f"Without the logarithm, {undone}, the values are accepted as TPM are. "
 
 
 class _Check:
     """What was seen of the values so far."""
 
-    def __init__(self, name: str, shape: tuple[int, int]) -> None:
-        self.name, self.shape = name, shape
-        self.minimum, self.maximum, self.example = np.inf, -np.inf, np.nan
-        self.n_nonzero = self.n_fractional = self.n_not_finite = self.n_rows = 0
-        self.bad_rows: list[int] = []
-        self.totals: list[np.ndarray] = []
+    def __init__(self, name: str, shape: tuple[int, int], genes: pd.Index | None, cure: Cure) -> None:
+        self.name, self.shape, self.genes, self.cure = name, shape, genes, cure
+        self.stats, self.minimum, self.n_rows = ValueStats(), np.inf, 0
+        self.n_negative = self.n_negative_whole = self.n_not_finite = 0
+        self.per_cell, self.per_gene = np.zeros(0, dtype=int), np.zeros(0, dtype=int)
 
     def add(self, block: sp.csr_matrix) -> None:
         """Look at the next cells."""
-        values = block.data
-        start, self.n_rows = self.n_rows, self.n_rows + block.shape[0]
+        start, self.n_rows, values = self.n_rows, self.n_rows + block.shape[0], block.data
         if values.size == 0:
             return
         if values.dtype.kind == "f" and not (is_finite := np.isfinite(values)).all():
+            if not self.n_not_finite:
+                self.per_cell, self.per_gene = (np.zeros(size, dtype=int) for size in self.shape)
             rows = np.repeat(np.arange(start, self.n_rows), np.diff(block.indptr))
             self.n_not_finite += int(np.count_nonzero(~is_finite))
-            self.bad_rows += np.unique(rows[~is_finite]).tolist()
+            np.add.at(self.per_cell, rows[~is_finite], 1)
+            np.add.at(self.per_gene, block.indices[~is_finite], 1)
             return
-        self.minimum, self.maximum = min(self.minimum, float(values.min())), max(self.maximum, float(values.max()))
-        self.n_nonzero += values.size
-        if values.dtype.kind == "f":
-            is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
-            if self.n_fractional == 0 and is_fractional.any():
-                self.example = float(values[is_fractional.argmax()])
-            self.n_fractional += int(np.count_nonzero(is_fractional))
-            self.totals.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
-
-    def conclude(self) -> None:
-        """Raise, or warn, by all that was seen."""
-        if self.n_not_finite:
-            raise ValueError(
-                f"{self.name} holds {self.n_not_finite} NaN or infinite value(s) in {len(self.bad_rows)} of {self.shape[0]} "
-                f"cells, first in row(s) {listing(self.bad_rows, 5)}. Raw counts must be finite and not negative. "
-                "Remove these cells, or find out which earlier step divided by zero or overflowed and redo it."
-            )
+        self.stats, self.minimum = self.stats + ValueStats.of(values), min(self.minimum, float(values.min()))
         if self.minimum < -ROUNDING_TOLERANCE:
-            raise ValueError(
-                f"{self.name} looks scaled (z-scored or batch-corrected): minimum found {self.minimum:.4g}, but raw counts are "
-                f"never negative. {_RAW_COUNTS_CURE}"
-            )
-        if self.maximum <= ROUNDING_TOLERANCE:
+            negative = values[values < -ROUNDING_TOLERANCE]
+            self.n_negative += negative.size
+            self.n_negative_whole += int(np.count_nonzero(np.abs(negative - np.rint(negative)) <= ROUNDING_TOLERANCE))
+
+    def conclude(self) -> ValueStats:
+        """-> what the values are like; a ValueError says what is wrong with them."""
+        if self.n_not_finite:
+            raise ValueError(self._what_is_not_finite())
+        if self.minimum < -ROUNDING_TOLERANCE:
+            raise ValueError(self._what_is_negative())
+        if self.stats.maximum <= ROUNDING_TOLERANCE:
             raise ValueError(
                 f"All {self.shape[0]} x {self.shape[1]} values of {self.name} are zero; raw counts with at least some "
-                f"values above zero are needed. {_RAW_COUNTS_CURE}"
+                f"values above zero are needed. {self.cure()}"
             )
-        if self.n_fractional:
-            self._judge_fractions(self.n_fractional / self.n_nonzero)
+        return self.stats
 
-    def _judge_fractions(self, share: float) -> None:
-        """Tell normalized values (error) from expected or ambient-corrected counts (warning)."""
-        found = (
-            f"{self.n_fractional} of {self.n_nonzero} non-zero values ({share:.1%}) are not whole numbers, "
-            f"for example {self.example:.6g}"
+    def _what_is_not_finite(self) -> str:
+        """In which cells and genes they are, and which of these to remove."""
+        n_obs, n_vars = self.shape
+        cells, bad_genes = np.flatnonzero(self.per_cell), np.flatnonzero(self.per_gene)
+        if self.genes is not None and len(self.genes) == n_vars:
+            names = [str(name) for name in self.genes[bad_genes]]
+        else:
+            names = [f"column {i}" for i in bad_genes]
+        text = (
+            f"{self.name} holds {self.n_not_finite} NaN or infinite value(s) in {cells.size} of {n_obs} cells, first in row(s) "
+            f"{listing(cells, _N_EXAMPLES)}. They are in {bad_genes.size} of {n_vars} genes, first "
+            f"{listing(names, _N_EXAMPLES)}. Raw counts must be finite and not negative. "
         )
-        if share >= MOSTLY_FRACTIONAL:
-            total = common_total(np.concatenate(self.totals))
-            if total is not None:
-                raise ValueError(
-                    f"{self.name} looks normalized to {total:.7g} counts per cell, not logged: {found}, and all cells sum to "
-                    f"about the same total. Raw counts are needed. {_RAW_COUNTS_CURE}"
-                )
-            if self.maximum < LOG_MAXIMUM:
-                raise ValueError(
-                    f"{self.name} looks log1p-normalized: {found}, and the maximum is only {self.maximum:.4g}. "
-                    f"Raw counts are needed. {_RAW_COUNTS_CURE}"
-                )
-        warn(
-            f"{self.name} holds fractional counts: {found}. They are accepted as expected or ambient-corrected counts "
-            "(RSEM, Alevin, SoupX). If the data were normalized instead, results will be wrong. "
-            f"{_RAW_COUNTS_CURE}"
+        owner = re.sub(r"\.(X|raw|layers\b.*)$", "", self.name)
+        remove = f"remove them, {owner}[:, numpy.isfinite(numpy.ravel({self.name}.sum(axis=0)))].copy()"
+        of_cells, of_genes = cells.size / n_obs, bad_genes.size / n_vars
+        if of_genes < of_cells and (self.per_gene[bad_genes] == n_obs).all():
+            return (
+                f"{text}These genes hold nothing else, as a gene without variance does after scaling: {remove}, or redo the "
+                "step that divided by zero."
+            )
+        if of_genes < of_cells:
+            return (
+                f"{text}Fewer genes than cells are concerned: {remove}, or, if they were not measured in some of the parts that "
+                'were put together, do so again with anndata.concat(..., join="inner"), or with fill_value=0.'
+            )
+        if of_cells < 1:
+            return (
+                f"{text}Remove these cells, or find out which earlier step divided by zero or overflowed and redo it."
+            )
+        return f"{text}That is no single gene or cell: find out which earlier step divided by zero or overflowed and redo it."
+
+    def _what_is_negative(self) -> str:
+        """Scaled data, or a few among counts."""
+        n_nonzero, is_whole = self.stats.n_nonzero, self.n_negative_whole == self.n_negative
+        if is_whole and is_few(self.n_negative, n_nonzero) and self.stats.share < MOSTLY_FRACTIONAL:
+            return (
+                f"{self.n_negative} of {n_nonzero} non-zero values of {self.name} are negative, all of them whole numbers, the "
+                f"smallest {self.minimum:.4g}; raw counts are never negative. This is a fault of the program that wrote them, "
+                f"known of CellBender 0.3.1: run a later version, or set them to 0: {self.name}[{self.name} < 0] = 0"
+            )
+        return (
+            f"{self.name} looks scaled (z-scored or batch-corrected): minimum found {self.minimum:.4g}, but raw counts are "
+            f"never negative. {self.cure()}"
         )

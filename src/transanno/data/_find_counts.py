@@ -6,15 +6,21 @@ What cannot be repaired without guessing is left as it is, for the checks after 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
+from transanno.checks._data import no_x
+from transanno.data._beside import counts_cure
+from transanno.data._check_counts import CheckedCounts, Cure, checked_blocks, is_usable, judge_scale, static_cure
 from transanno.data._counts import Counts, MatrixCounts
-from transanno.data._restore import NoCounts, RestoredCounts
+from transanno.data._raw_var import raw_var
+from transanno.data._restore import NoCounts, RestoredCounts, WithoutLogs
 from transanno.data._scale import Scale, detect_scale
 
 if TYPE_CHECKING:
@@ -30,23 +36,25 @@ TOTALS_KEYS = ("n_counts", "total_counts", "nCount_RNA", "n_umis", "nUMI")
 class CountsSource:
     """Where the counts of some data are."""
 
-    matrix: Any
-    """``(n_obs, n_vars)``, what they are read from, of the user's"""
+    counts: Counts
+    """``(n_obs, n_vars)``, read when they are asked for"""
     var: pd.DataFrame
-    """of its columns, names as strings"""
+    """of the columns, names as strings"""
     scale: Scale | None
     """what the values are that the user pointed at; None where they are no numbers"""
-    layer: str | None = None
-    """where ``matrix`` is; None: ``X``, or ``raw``"""
-    restored: RestoredCounts | None = None
-    """if ``matrix`` does not hold counts itself"""
+    where: str
+    """what to call the values in messages"""
+    cure: Cure = static_cure
+    """says where else the user has counts"""
     found: str | None = None
     """what was found instead of counts, and done, for the user; None if nothing was"""
+    used: Scale | None = None
+    """what the values that are used are, where they are not those that the user pointed at, and not restored"""
 
     @property
-    def counts(self) -> Counts:
-        """Cells × columns."""
-        return MatrixCounts(self.matrix) if self.restored is None else self.restored
+    def restored(self) -> RestoredCounts | None:
+        """If the counts were made from other values."""
+        return self.counts if isinstance(self.counts, RestoredCounts) else None
 
     @property
     def note(self) -> str | None:
@@ -54,6 +62,27 @@ class CountsSource:
         if self.found is None or self.restored is None:
             return self.found
         return f"{self.found}{_doubts(self.restored)}."
+
+    @property
+    def _judged(self) -> Scale | None:
+        """Scale of what is used; None where the note says all there is to say of it."""
+        return (self.used or self.scale) if isinstance(self.counts, MatrixCounts) else None
+
+    def judge(self) -> None:
+        """Raise ``ValueError`` unless there are values whose scale models accept, or warn."""
+        if isinstance(self.counts, MatrixCounts) and self.counts.matrix is None:
+            raise no_x(self.where.removesuffix(".X"))
+        if self._judged is not None:
+            judge_scale(self._judged, name=self.where, cure=self.cure)
+
+    def checked(self, counts: Counts | None = None, genes: pd.Index | None = None) -> Iterator[sp.csr_matrix]:
+        """-> blocks of the counts, or of those of some ``genes``; what is wrong with the values is raised in the end."""
+        counts, genes = (self.counts, self.var.index) if counts is None else (counts, genes)
+        return checked_blocks(counts, name=self.where, genes=genes, cure=self.cure, scale=self._judged)
+
+    def lazily_checked(self, counts: Counts, genes: pd.Index) -> Counts:
+        """-> the counts of ``genes``, whose cells are checked when they are read."""
+        return CheckedCounts(counts, partial(self.checked, counts, genes))
 
 
 def read_counts(adata: AnnData, read: Callable[[CountsSource], _Result], *, layer: str | None, name: str) -> _Result:
@@ -73,67 +102,84 @@ def count_sources(adata: AnnData, *, layer: str | None, name: str) -> Iterator[C
     """Places where counts may be, the likely first.
 
     The matrix that the user points at if it may be counts; else ``layers["counts"]``, ``raw``, counts restored from the matrix
-    itself, and from ``raw``; with a ``layer`` that the user named, nothing but that layer. The last one is the matrix as it is.
-
-    Raises
-    ------
-    ValueError
-        If some cells hold counts and others fractions.
+    itself, and from ``raw``; then what is like TPM in these places, or once a logarithm is undone. With a ``layer`` that the
+    user named, nothing but that layer. The last one is the matrix as it is.
     """
-    matrix = adata.X if layer is None else adata.layers[layer]
-    var = adata.var.set_axis(adata.var_names.astype(str))
-    as_it_is = CountsSource(matrix, var, None, layer)
+    matrix, var = adata.X if layer is None else adata.layers[layer], adata.var.set_axis(adata.var_names.astype(str))
+    where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
+    cure = counts_cure(adata, layer, name=name)
+    as_it_is = CountsSource(MatrixCounts(matrix), var, None, where, cure)
     if matrix is None and layer is not None:
         yield as_it_is
         return
-    base = _log_base(adata)
-    scale = None
+    scale, base = None, _log_base(adata)
     if matrix is not None:
         if getattr(matrix, "dtype", np.dtype(object)).kind not in "biuf" or 0 in matrix.shape:
             yield as_it_is
             return
         scale = detect_scale(matrix, log_base=base)
-        as_it_is = CountsSource(matrix, var, scale, layer)
+        as_it_is = replace(as_it_is, scale=scale)
         if scale.kind in ("counts", "fractional counts", "empty"):
             yield as_it_is
             return
-    where = f"{name}.X" if layer is None else f'{name}.layers["{layer}"]'
     found = f"{where} holds no raw counts ({scale})" if scale is not None else f"{where} is empty"
-    raw = adata.raw if layer is None else None
-    if layer is None and COUNTS_LAYER in adata.layers and detect_scale(adata.layers[COUNTS_LAYER]).kind == "counts":
-        text = f'{found}. The raw counts of {name}.layers["{COUNTS_LAYER}"] are used.'
-        yield CountsSource(adata.layers[COUNTS_LAYER], var, scale, COUNTS_LAYER, found=text)
-    if raw is not None and detect_scale(raw.X).kind == "counts":
-        text = f"{found}. The raw counts of {name}.raw are used, with its {raw.n_vars} genes."
-        yield CountsSource(raw.X, _var_of(raw.var, adata.var), scale, found=text)
+    beside = [] if layer is not None else list(_beside(adata, scale, found, name))
+    yield from (source for source, is_like_tpm in beside if not is_like_tpm)
     totals = known_totals(adata.obs)
     if scale is not None and scale.is_restorable:
-        restored = RestoredCounts.of(MatrixCounts(matrix), scale.bases, totals)
+        restored = RestoredCounts.of(MatrixCounts(matrix), scale.bases, totals, scale.precision)
         text = f"{found}. The counts of {adata.n_obs} cells were restored from it"
-        yield CountsSource(matrix, var, scale, layer, restored, text)
-    if raw is not None and (raw_scale := detect_scale(raw.X, log_base=base)).is_restorable:
-        restored = RestoredCounts.of(MatrixCounts(raw.X), raw_scale.bases, totals)
+        yield replace(as_it_is, counts=restored, found=text)
+    if layer is None and adata.raw is not None:
+        raw_scale = detect_scale(adata.raw.X, log_base=base)
+        if raw_scale.is_restorable:
+            restored = RestoredCounts.of(MatrixCounts(adata.raw.X), raw_scale.bases, totals, raw_scale.precision)
+            text = (
+                f"{found}. The counts of {adata.n_obs} cells and {adata.raw.n_vars} genes were restored from {name}.raw, which "
+                f"is {raw_scale}"
+            )
+            yield CountsSource(restored, _marked(raw_var(adata), adata.var), scale, f"{name}.raw", cure, text)
+    yield from (source for source, is_like_tpm in beside if is_like_tpm)
+    if scale is not None and scale.bases and scale.target_sum is not None and not scale.is_restorable:
         text = (
-            f"{found}. The counts of {adata.n_obs} cells and {raw.n_vars} genes were restored from {name}.raw, which is "
-            f"{raw_scale}"
+            f"{found}. No whole counts follow from it, so the logarithm was undone and the values are used as they are, "
+            "like TPM. If there are raw counts, pass these: probabilities are then more reliable."
         )
-        yield CountsSource(raw.X, _var_of(raw.var, adata.var), scale, None, restored, text)
-    if scale is not None and scale.kind == "mixed":
-        # Their maximum is that of counts, so the check of values alone would take them for fractional counts.
-        raise ValueError(
-            f"{where} holds whole numbers in some cells and fractions in others, as if raw counts of some were put together "
-            "with normalized values of others. Raw counts of all cells are needed: put the sources together again, from "
-            'their counts, or name the layer that holds them, for example layer="counts".'
-        )
+        yield replace(as_it_is, counts=WithoutLogs(MatrixCounts(matrix), scale.bases), found=text)
     yield as_it_is
 
 
-def _var_of(var: pd.DataFrame, of_matrix: pd.DataFrame) -> pd.DataFrame:
+def _beside(adata: AnnData, scale: Scale | None, found: str, name: str) -> Iterator[tuple[CountsSource, bool]]:
+    """Counts in the usual places beside X, and whether they are like TPM, which will only do if there are none to restore."""
+    cure = counts_cure(adata, None, name=name)
+    if COUNTS_LAYER in adata.layers and adata.layers[COUNTS_LAYER].dtype.kind in "biuf":
+        used = detect_scale(adata.layers[COUNTS_LAYER])
+        if is_usable(used):
+            where, var = f'{name}.layers["{COUNTS_LAYER}"]', adata.var.set_axis(adata.var_names.astype(str))
+            text = f"{found}. The {_kind(used)} counts of {where} are used."
+            counts = MatrixCounts(adata.layers[COUNTS_LAYER])
+            yield CountsSource(counts, var, scale, where, cure, text, used), used.kind == "normalized"
+    if adata.raw is not None and adata.raw.X.dtype.kind in "biuf":
+        used = detect_scale(adata.raw.X)
+        if is_usable(used):
+            var = _marked(raw_var(adata), adata.var)
+            names = "" if var.index.equals(adata.raw.var_names.astype(str)) else f", under the names of {name}.var"
+            text = (
+                f"{found}. The {_kind(used)} counts of {name}.raw are used, with its {adata.raw.n_vars} genes{names}."
+            )
+            is_like_tpm = used.kind not in ("counts", "fractional counts")
+            yield CountsSource(MatrixCounts(adata.raw.X), var, scale, f"{name}.raw", cure, text, used), is_like_tpm
+
+
+def _kind(scale: Scale) -> str:
+    return {"counts": "raw", "normalized": "normalized"}.get(scale.kind, "fractional")
+
+
+def _marked(raw: pd.DataFrame, var: pd.DataFrame) -> pd.DataFrame:
     """``raw.var`` -> the same with the mark of unmeasured genes that ``var`` has, where these are the same genes."""
-    marked = var.set_axis(var.index.astype(str))
-    if IS_MISSING_KEY in of_matrix and IS_MISSING_KEY not in var and var.index.equals(of_matrix.index):
-        marked[IS_MISSING_KEY] = of_matrix[IS_MISSING_KEY].to_numpy()
-    return marked
+    if IS_MISSING_KEY in var and IS_MISSING_KEY not in raw and raw.index.equals(var.index):
+        raw[IS_MISSING_KEY] = var[IS_MISSING_KEY].to_numpy()
+    return raw
 
 
 def known_totals(obs: pd.DataFrame) -> np.ndarray | None:

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from transanno._constants import OTHER_GENES
+from transanno._constants import JUDGED_KEY, OTHER_GENES
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._check_counts import checked_blocks
 from transanno.data._counts import in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import say
@@ -66,10 +65,8 @@ def read_reference(
         if not wanted.measured.isin(source.var.index).all():
             raise NoCounts  # raw, where counts may be found, usually has more genes
         match = match_genes(source.var.index, wanted.measured, name=name, min_shared=1)
-        blocks = checked_blocks(
-            AlignedCounts(source.counts, match, name=name),
-            name=f"{name}.X" if layer is None else f'{name}.layers["{layer}"]',
-        )
+        source.judge()
+        blocks = source.checked(AlignedCounts(source.counts, match, name=name), wanted.measured)
         sums = sum_genes(blocks, batch_codes(adata, batch_key), wanted.measured.isin(wanted.allowed))
         say([source.note])
         selected = wanted.select(sums)
@@ -81,7 +78,7 @@ def read_reference(
             shares = dict(zip(wanted.measured, (of_gene / of_gene.sum()).tolist(), strict=True))
         counts = in_memory(AlignedCounts(source.counts, match, others, name)).matrix
         names = [*selected, OTHER_GENES] if others is not None else list(selected)
-        return AnnData(counts, obs=obs, var=pd.DataFrame(index=names)), shares
+        return AnnData(counts, obs=obs, var=pd.DataFrame(index=names), uns={JUDGED_KEY: True}), shares
 
     return read_counts(adata, read, layer=layer, name=name)
 

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from transanno.data._counts import CELLS_PER_BLOCK, Counts
+from transanno.data._precision import Precision, restore_rounded_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,11 +53,20 @@ class RestoredCounts:
     is_ambiguous: np.ndarray
     """``(n_obs,)`` bool, of the cells read so far those whose values are all the same and whose total is unknown: taken as
     single counts"""
+    precision: Precision | None = None
+    """how the values were rounded, if they were"""
 
     @classmethod
-    def of(cls, values: Counts, bases: tuple[float, ...] = (), totals: np.ndarray | None = None) -> RestoredCounts:
+    def of(
+        cls,
+        values: Counts,
+        bases: tuple[float, ...] = (),
+        totals: np.ndarray | None = None,
+        precision: Precision | None = None,
+    ) -> RestoredCounts:
         """-> counts of which none was read so far."""
-        return cls(values, bases, totals, *np.zeros((2, values.shape[0]), dtype=bool))
+        is_inexact, is_ambiguous = np.zeros((2, values.shape[0]), dtype=bool)
+        return cls(values, bases, totals, is_inexact, is_ambiguous, precision)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,11 +90,44 @@ class RestoredCounts:
         values = undo_logs(block.data, self.bases)
         if values is None:
             raise NoCounts
-        totals = None if self.totals is None else self.totals[positions]
-        counts, self.is_inexact[positions], self.is_ambiguous[positions], _ = restore_rows(values, block.indptr, totals)
+        errors = None if self.precision is None else rounding_errors(block.data, self.bases, self.precision)
+        if errors is None:
+            totals = None if self.totals is None else self.totals[positions]
+            counts, is_inexact, is_ambiguous, _ = restore_rows(values, block.indptr, totals)
+        else:
+            counts, is_inexact, is_ambiguous, *_ = restore_rounded_rows(values, errors, block.indptr)
+        self.is_inexact[positions], self.is_ambiguous[positions] = is_inexact, is_ambiguous
         if np.count_nonzero(self.is_inexact) > (1 - MIN_EXACT) * self.shape[0]:
             raise NoCounts
         return sp.csr_matrix((counts.astype(np.float32), block.indices, block.indptr), shape=block.shape, copy=False)
+
+
+@dataclass(frozen=True, eq=False)
+class WithoutLogs:
+    """Values before the logarithms were taken, which are used as they are where no counts follow from them."""
+
+    values: Counts
+    bases: tuple[float, ...]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_obs, n_vars)``"""
+        return self.values.shape
+
+    def rows(self, positions: np.ndarray) -> sp.csr_matrix:
+        """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
+        return self._undo(self.values.rows(positions))
+
+    def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
+        """All cells in their order, at most so many at a time."""
+        for block in self.values.blocks(n_rows):
+            yield self._undo(block)
+
+    def _undo(self, block: sp.csr_matrix) -> sp.csr_matrix:
+        values = undo_logs(block.data, self.bases)
+        if values is None or not np.isfinite(values).all() or (values < 0).any():
+            raise NoCounts
+        return sp.csr_matrix((values.astype(np.float32), block.indices, block.indptr), shape=block.shape)
 
 
 def undo_logs(values: np.ndarray, bases: tuple[float, ...]) -> np.ndarray | None:
@@ -96,6 +139,12 @@ def undo_logs(values: np.ndarray, bases: tuple[float, ...]) -> np.ndarray | None
             return None
         np.expm1(values, out=values)
     return values
+
+
+def rounding_errors(stored: np.ndarray, bases: tuple[float, ...], precision: Precision) -> np.ndarray | None:
+    """-> how far values without their logarithms may be off, because they were rounded when they were stored."""
+    low, high = undo_logs(stored, bases), undo_logs(stored + precision.errors(stored), bases)
+    return None if low is None or high is None else high - low
 
 
 def restore_rows(

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
-from transanno.data._check_counts import LOG_MAXIMUM, MOSTLY_FRACTIONAL, ROUNDING_TOLERANCE, common_total
 from transanno.data._counts import MatrixCounts, readable
-from transanno.data._restore import MIN_EXACT, restore_rows, undo_logs
+from transanno.data._precision import Precision, precision_of, restore_rounded_rows
+from transanno.data._restore import MIN_EXACT, restore_rows, rounding_errors, undo_logs
+from transanno.data._values import (
+    LOG_MAXIMUM,
+    MOSTLY_FRACTIONAL,
+    ROUNDING_TOLERANCE,
+    ValueStats,
+    common_total,
+    is_few,
+)
 
 # Cells that detection looks at; spread over the data, since parts may differ.
 _N_SAMPLED = 256
 _BASES = (math.e, 2.0, 10.0)
 _MANY = 0.05
+# Mean over cells of the logarithm of the chance that what is no count would look like one, from which on it is believed.
+_DOUBT = -12.0
+# A unit of fewer last decimals says nothing.
+_COARSE = 10
 
 
 @dataclass(frozen=True)
@@ -26,19 +38,23 @@ class Scale:
 
     kind: str
     """``"counts"``, ``"fractional counts"``, ``"normalized"``, ``"log1p"``, ``"double log1p"``, ``"scaled"``, ``"mixed"``,
-    ``"not finite"``, ``"empty"`` or ``"unknown"``"""
+    ``"negative counts"``, ``"not finite"``, ``"empty"`` or ``"unknown"``"""
     bases: tuple[float, ...] = ()
     """bases of the logarithms that were taken, the last first"""
     target_sum: float | None = None
     """total that all cells share without the logarithm, if they do"""
     is_restorable: bool = False
     """whether the sampled cells are whole multiples of a unit, and therefore of known counts"""
+    precision: Precision | None = None
+    """how the values were rounded, where counts only follow from them within that rounding"""
+    stats: ValueStats = ValueStats()
+    """what the values of the sampled cells are like"""
 
     def __str__(self) -> str:
         total = f"{self.target_sum:,.7g} counts per cell" if self.target_sum is not None else "counts scaled per cell"
         names = {math.e: "natural", 2.0: "base 2", 10.0: "base 10"}
         logs = ", then ".join(names.get(base, f"base {base:g}") for base in reversed(self.bases))
-        return {
+        text = {
             "counts": "raw counts",
             "fractional counts": "fractional counts, as of RSEM or ambient correction",
             "normalized": f"normalized to {total}, not logged"
@@ -47,11 +63,13 @@ class Scale:
             "log1p": f"log1p ({logs}) of {total}" if self.bases else "log1p of normalized counts",
             "double log1p": f"log1p taken twice ({logs}) of {total}",
             "scaled": "scaled: negative values",
+            "negative counts": "counts, but some are negative",
             "mixed": "counts in some cells, fractions in others",
             "not finite": "NaN or infinite values",
             "empty": "zeros only",
             "unknown": "neither counts nor a known normalization",
         }[self.kind]
+        return text if self.precision is None else f"{text}, stored with {self.precision}"
 
 
 def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
@@ -67,10 +85,17 @@ def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
         return Scale("empty")
     if not np.isfinite(values).all():
         return Scale("not finite")
-    if values.min() < -ROUNDING_TOLERANCE:
-        return Scale("scaled")
-    values = values.astype(np.float64)
+    return replace(_scale_of(sample, log_base), stats=ValueStats.of(values))
+
+
+def _scale_of(sample: sp.csr_matrix, log_base: float | None) -> Scale:
+    """Some cells with finite values, none of them zero -> scale."""
+    values = sample.data.astype(np.float64)
     is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
+    is_negative = values < -ROUNDING_TOLERANCE
+    if is_negative.any():
+        is_fault = is_few(int(np.count_nonzero(is_negative)), values.size) and not is_fractional[is_negative].any()
+        return Scale("negative counts" if is_fault and is_fractional.mean() < MOSTLY_FRACTIONAL else "scaled")
     if not is_fractional.any():
         return Scale("counts")
     share, is_split = (
@@ -80,9 +105,12 @@ def detect_scale(matrix: Any, *, log_base: float | None = None) -> Scale:
     if share < MOSTLY_FRACTIONAL and not is_split:
         # Before any unit is looked for: halves, as of reads that fit two genes, are multiples of a half.
         return Scale("fractional counts")
+    precision = precision_of(sample.data[sample.data > 0])
     sample = sp.csr_matrix((np.maximum(values, 0.0), sample.indices, sample.indptr), shape=sample.shape)
     sample.eliminate_zeros()
-    restored = _restorable_scale(sample, log_base)
+    restored = _restorable_scale(sample, log_base, precision)
+    if restored is None and not is_split:
+        restored = _rounded_scale(sample, log_base, precision)
     if restored is not None:
         return restored
     if is_split:
@@ -106,7 +134,7 @@ def _candidates(log_base: float | None) -> list[tuple[float, ...]]:
     return [(), *((base,) for base in bases), *product(_BASES[:2], repeat=2)]
 
 
-def _restorable_scale(sample: sp.csr_matrix, log_base: float | None) -> Scale | None:
+def _restorable_scale(sample: sp.csr_matrix, log_base: float | None, precision: Precision | None) -> Scale | None:
     """The transformation after whose inverse all cells are multiples of a unit, with the smallest of these."""
     best: tuple[float, Scale] | None = None
     n_cells = np.count_nonzero(np.diff(sample.indptr))
@@ -114,13 +142,38 @@ def _restorable_scale(sample: sp.csr_matrix, log_base: float | None) -> Scale | 
         values = undo_logs(sample.data, bases)
         if values is None:
             continue
-        _, is_inexact, _, smallest = restore_rows(values, sample.indptr)
+        counts, is_inexact, _, smallest = restore_rows(values, sample.indptr)
+        if not bases and precision is not None and precision.decimals is not None:
+            unit = values / np.maximum(counts, 1) * 10.0**precision.decimals
+            if (unit < _COARSE).all() and np.allclose(unit, np.rint(unit), rtol=1e-5, atol=0):
+                continue  # multiples of the last decimal, which everything is that was rounded to it
         if np.count_nonzero(is_inexact) > (1 - MIN_EXACT) * n_cells:
             continue
         effort = float(smallest[smallest > 0].mean())
         if best is None or effort < best[0]:
             kind = ("normalized", "log1p", "double log1p")[len(bases)]
             best = effort, Scale(kind, bases, _total(sample, values), is_restorable=True)
+    return None if best is None else best[1]
+
+
+def _rounded_scale(sample: sp.csr_matrix, log_base: float | None, precision: Precision | None) -> Scale | None:
+    """The same for values of few digits, of which counts only follow within what was rounded off."""
+    if precision is None:
+        return None
+    best: tuple[float, Scale] | None = None
+    n_cells = np.count_nonzero(np.diff(sample.indptr))
+    for bases in _candidates(log_base):
+        values, errors = undo_logs(sample.data, bases), rounding_errors(sample.data, bases, precision)
+        if values is None or errors is None:
+            continue
+        _, is_inexact, _, _, doubt = restore_rounded_rows(values, errors, sample.indptr)
+        mean_doubt = float(doubt.sum()) / n_cells
+        if np.count_nonzero(is_inexact) > (1 - MIN_EXACT) * n_cells or mean_doubt > _DOUBT:
+            continue
+        if best is None or mean_doubt < best[0]:
+            kind = ("normalized", "log1p", "double log1p")[len(bases)]
+            total = _total(sample, values)
+            best = mean_doubt, Scale(kind, bases, total, is_restorable=True, precision=precision)
     return None if best is None else best[1]
 
 

@@ -24,7 +24,8 @@ def rename_reserved(adata: AnnData) -> list[str]:
     for where, frame in _frames(adata):
         if _RESERVED in frame.columns:
             new = next(name for name in ("index", *(f"index_{i}" for i in range(1, 99))) if name not in frame.columns)
-            frame.rename(columns={_RESERVED: new}, inplace=True)
+            names = [new if name == _RESERVED else name for name in frame.columns]
+            frame.columns = pd.Index(names, name=frame.columns.name)
             renamed.append(
                 f"{where} has a column {_RESERVED!r}, as SeuratDisk writes it, a name that h5ad files reserve. It is "
                 f"called {new!r} in what is written; its values are kept."

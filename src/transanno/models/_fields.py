@@ -16,14 +16,17 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
-from transanno._constants import MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
+from transanno._constants import JUDGED_KEY, MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
 from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.checks._warn import warn
 from transanno.data._align_counts import check_unmeasured
-from transanno.data._check_counts import checked_blocks
+from transanno.data._beside import counts_cure
+from transanno.data._check_counts import checked_blocks, judge_scale
 from transanno.data._counts import MatrixCounts
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import missing_genes
+from transanno.data._no_label import warn_of_no_labels
+from transanno.data._scale import detect_scale
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +50,11 @@ class GeneLayerField(LayerField):
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'
         counts = self.get_field_data(adata)
         is_missing = missing_genes(adata.var)
-        for block in checked_blocks(MatrixCounts(counts), name=name):
+        cure, values = counts_cure(adata, self._layer, name="adata"), MatrixCounts(counts)
+        for block in checked_blocks(values, name=name, genes=adata.var_names, cure=cure):
             check_unmeasured(block, is_missing, adata.var_names, name="adata")
+        if not adata.uns.get(JUDGED_KEY, False):
+            judge_scale(detect_scale(counts), name=name, cure=cure)
 
     def transfer_field(self, state_registry: dict, adata_target: AnnData, **kwargs) -> dict:
         """Register ``adata_target`` if it has the model's genes in the model's order, else raise."""
@@ -89,6 +95,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
         """Write label codes and return the mapping, unlabeled category last."""
         self.validate_field(adata)
         values = self._read(adata)
+        warn_of_no_labels(values, self._unlabeled_category, where=f"obs[{self._original_attr_key!r}]")
         classes = sorted(set(values) - {self._unlabeled_category})
         return self._write(adata, values, [*classes, self._unlabeled_category])
 

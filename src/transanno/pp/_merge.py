@@ -14,8 +14,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.utils import make_index_unique
 
-from transanno.checks._data import check_in_memory, check_layer, check_not_empty, check_unique_genes
+from transanno.checks._data import check_in_memory, check_layer, check_not_empty, check_unique_genes, no_x
 from transanno.checks._warn import warn
+from transanno.data._beside import counts_cure
 from transanno.data._check_counts import check_counts
 from transanno.data._match_genes import MIN_SHARED_GENES, missing_genes
 
@@ -125,8 +126,13 @@ def _check(sources: Mapping[str, AnnData], join: str, layer: str | None, source_
         check_unique_genes(adata.var_names, name=label)
         matrix = adata.X if layer is None else adata.layers[layer]
         if matrix is None:
-            raise ValueError(f'{label} has no X. Name the layer that holds the counts, for example layer="counts".')
-        check_counts(matrix, name=f"{label}.X" if layer is None else f'{label}.layers["{layer}"]')
+            raise no_x(label)
+        check_counts(
+            matrix,
+            name=f"{label}.X" if layer is None else f'{label}.layers["{layer}"]',
+            genes=adata.var_names,
+            cure=counts_cure(adata, layer, name=label),
+        )
         if source_key in adata.obs:
             raise ValueError(
                 f"{label}.obs already has a column {source_key!r}, which the name of the source would replace. Choose "

@@ -15,8 +15,10 @@ from transanno.checks._data import (
     check_not_empty,
     check_obs_column,
     check_unique_genes,
+    no_x,
 )
 from transanno.checks._warn import warn
+from transanno.data._beside import counts_cure
 from transanno.data._check_counts import check_counts
 from transanno.data._select_genes import select_genes
 from transanno.data._vocabulary import as_vocabulary
@@ -155,8 +157,9 @@ def _counts(adata: AnnData, layer: str | None) -> Any:
     """Raw counts, checked."""
     counts = adata.X if layer is None else adata.layers[layer]
     if counts is None:
-        raise ValueError('adata has no X. Name the layer that holds the counts, for example layer="counts".')
-    check_counts(counts, name="adata.X" if layer is None else f'adata.layers["{layer}"]')
+        raise no_x("adata")
+    name = "adata.X" if layer is None else f'adata.layers["{layer}"]'
+    check_counts(counts, name=name, genes=adata.var_names, cure=counts_cure(adata, layer, name="adata"))
     if isinstance(counts, sp.sparray):  # scanpy 1.11 and scvi-tools want the older kind
         return sp.csc_matrix(counts) if counts.format == "csc" else sp.csr_matrix(counts)
     return counts

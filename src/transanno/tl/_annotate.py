@@ -51,7 +51,7 @@ def annotate(
     batch_key
         Column of ``obs`` with technical batches; the query may lack it.
     layer
-        Layer of raw counts, in reference and query. Default: ``X``.
+        Layer of raw counts, in reference and query; of the one that lacks it, ``X`` is used. Default: ``X``.
     unlabeled_category
         Label that marks unlabeled reference cells; NaN does, too.
     n_top_genes
@@ -117,7 +117,7 @@ def annotate(
         assert reference is not None
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-        model = fit_for_query(
+        model, layer = fit_for_query(
             query,
             reference,
             labels_key,

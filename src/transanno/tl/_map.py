@@ -11,6 +11,8 @@ from transanno.checks._arguments import check_adata
 from transanno.checks._data import check_obs_column
 from transanno.data._cells import check_query
 from transanno.data._labels import as_strings
+from transanno.data._layers import layer_of_each
+from transanno.data._reference_names import named_as_query
 from transanno.models import TransAnno
 from transanno.models._predict import predict_cells
 from transanno.predictions._predict import Asked
@@ -28,22 +30,28 @@ def fit_for_query(
     unlabeled_category: str,
     asked: Asked,
     **fit_kwargs: Any,
-) -> TransAnno:
-    """Train a model on the genes that both have, once it is sure that the query can be annotated by it."""
+) -> tuple[TransAnno, str | None]:
+    """Train a model on the genes that both have, once it is sure that the query can be annotated by it.
+
+    -> the model, and ``layer`` if the query has it, else None: one of both may keep its counts elsewhere.
+    """
     check_adata(query, name="query")
+    reference_layer, layer = layer_of_each(reference, query, layer)
+    reference = named_as_query(reference, query.var)
     query_genes = check_query(query, reference.var_names, layer=layer)
     check_obs_column(reference, labels_key, argument="labels_key", name="reference")
     types = set(as_strings(reference.obs[labels_key].drop_duplicates(), missing=unlabeled_category))
     check_unassigned_threshold(asked.unassigned_threshold, types - {unlabeled_category})
     check_fdr(asked.fdr, types - {unlabeled_category})
-    return fit_reference(
+    model = fit_reference(
         reference,
         labels_key,
-        layer=layer,
+        layer=reference_layer,
         unlabeled_category=unlabeled_category,
         query_genes=query_genes,
         **fit_kwargs,
     )
+    return model, layer
 
 
 def map_and_predict(

@@ -16,6 +16,8 @@ from transanno.checks._data import check_layer, check_not_empty, check_obs_colum
 from transanno.data._gene_ids import other_features
 from transanno.data._match_genes import match_genes
 from transanno.data._reference import WantedGenes, least_shared, read_reference
+from transanno.data._reference_names import named_as_query
+from transanno.data._shared_genes import floor_for_reference, warn_of_few_shared
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
 from transanno.tl._twin import calibrate_by_twin
@@ -93,13 +95,15 @@ def fit_reference(
     check_whole_number("n_top_genes", n_top_genes, 1)
     check_seed(seed)
     _check_reference(reference, labels_key, batch_key, layer)
+    if query_genes is not None:
+        reference = named_as_query(reference, pd.DataFrame(index=pd.Index(query_genes)))
     measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
         with warnings.catch_warnings():
             # Genes that the query lacks are not used here, and mapping the query reports on those that are.
             warnings.simplefilter("ignore", UserWarning)
-            n_required = least_shared(len(measured), len(query_genes))
-            match = match_genes(query_genes, measured, name="query", min_shared=n_required)
+            match = match_genes(query_genes, measured, name="query", min_shared=floor_for_reference(len(measured)))
+        warn_of_few_shared(match.n_shared, len(measured))
         measured = measured[~match.is_missing]
     allowed, adds_others = measured.astype(str), True
     if pretrained is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from anndata import AnnData
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from transanno._constants import JUDGED_KEY
 from transanno.models import TransAnno
 from transanno.models._calibrate import calibrate, fit_novelty_space
 from transanno.predictions._calibration import MIN_HELD_OUT
@@ -39,7 +40,9 @@ def calibrate_by_twin(
     with warnings.catch_warnings(), seeded(seed):
         warnings.simplefilter("ignore", UserWarning)  # the model itself has warned of the same
         # The same matrix: it is read only.
-        twin = make(AnnData(model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy()))
+        twin = make(
+            AnnData(model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy(), uns={JUDGED_KEY: True})
+        )
         twin.train(**kept)
     model.calibration_ = twin.calibration_
     if twin.calibration_ is not None:

@@ -80,13 +80,14 @@ def test_missing_layer_lists_layers_without_x(adata):
     with pytest.raises(KeyError) as error:
         check_layer(adata, "count", name="query")
     assert str(error.value) == (
-        "layer='count' is not a layer of query. Did you mean 'counts'? Layers available: 'counts'."
+        "layer='count' is not a layer of query. Did you mean 'counts'? Layers available: 'counts'. "
+        "Leave layer out where X holds the counts."
     )
 
 
 def test_missing_layer_without_any(adata):
     del adata.layers["counts"]
-    with pytest.raises(KeyError, match="Layers available: none.$"):
+    with pytest.raises(KeyError, match="Layers available: none. Leave layer out where X holds the counts.$"):
         check_layer(adata, "None", name="query")
 
 

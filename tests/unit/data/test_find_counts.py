@@ -35,14 +35,14 @@ def logged(counts) -> ad.AnnData:
 def test_counts_are_left_alone(counts):
     adata = ad.AnnData(counts)
     source = first_source(adata)
-    assert source.matrix is adata.X
+    assert source.counts.matrix is adata.X
     assert source.note is None
 
 
 def test_a_layer_of_counts_comes_before_restoring(logged, counts):
     logged.layers["counts"] = counts
     source = first_source(logged)
-    assert (source.layer, source.restored) == ("counts", None)
+    assert (source.counts.matrix is logged.layers["counts"], source.restored) == (True, None)
     assert 'layers["counts"]' in source.note
 
 
@@ -51,7 +51,7 @@ def test_raw_counts_come_before_restoring(logged, counts):
     logged.raw = ad.AnnData(counts, var=logged.var)
     logged = logged[:, :11].copy()
     source = first_source(logged)
-    np.testing.assert_array_equal(source.matrix, counts)
+    np.testing.assert_array_equal(source.counts.matrix, counts)
     assert "adata.raw are used, with its 31 genes" in source.note
 
 
@@ -68,8 +68,8 @@ def test_raw_is_restored_where_x_is_scaled(logged, counts):
 def test_of_a_named_layer_only_that_layer_is_used(logged, counts):
     logged.layers["mine"], logged.layers["counts"] = np.full(logged.shape, -1.5), counts
     (source,) = count_sources(logged, layer="mine", name="adata")
-    assert source.matrix is logged.layers["mine"]
-    assert (source.layer, source.note) == ("mine", None)
+    assert source.counts.matrix is logged.layers["mine"]
+    assert source.note is None
 
 
 def test_the_next_place_is_looked_at_where_one_turns_out_to_hold_no_counts(logged, counts):
@@ -90,8 +90,9 @@ def test_the_next_place_is_looked_at_where_one_turns_out_to_hold_no_counts(logge
 
 def test_counts_and_logarithms_together_are_refused(logged, counts):
     logged.X[:20] = counts[:20]
+    source = first_source(logged)
     with pytest.raises(ValueError, match="whole numbers in some cells and fractions in others"):
-        list(count_sources(logged, layer=None, name="adata"))
+        source.judge()
 
 
 def test_totals_are_read_if_they_are_whole():

@@ -59,7 +59,7 @@ class TestGeneLayerField:
         adata.layers["counts"] = adata.X.copy()
         (adata.X if layer is None else adata.layers["counts"]).data[3] = -1
         name = r"adata\.X" if layer is None else r'adata\.layers\["counts"\]'
-        with pytest.raises(ValueError, match=f"{name} looks scaled"):
+        with pytest.raises(ValueError, match=f"{name} are negative"):
             GeneLayerField("X", layer).register_field(adata)
 
     def test_repeated_genes(self, adata):

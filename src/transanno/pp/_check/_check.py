@@ -14,14 +14,18 @@ from anndata import AnnData
 
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
-from transanno.data._check_counts import checked_blocks
-from transanno.data._counts import in_memory
+from transanno.data._counts import MatrixCounts, in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
+from transanno.data._layers import lacks_layer
 from transanno.data._match_genes import GeneMatch, match_genes, missing_genes
-from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
+from transanno.data._other_genes import OtherGenes
+from transanno.data._reference_names import named_as_query
+from transanno.data._restore import RestoredCounts
+from transanno.data._shared_genes import floor_for_reference
+from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, label_findings, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding
 
@@ -94,13 +98,21 @@ def check(
             'counts, for example mdata["rna"].'
         )
     check_not_empty(adata, name="adata")
+    reference_layer, named, first = layer, reference_or_model, []
+    if isinstance(reference_or_model, AnnData):
+        if layer not in adata.layers and layer in reference_or_model.layers:
+            first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            named = named_as_query(reference_or_model, adata.var)
+        first += [Finding("gene naming", "note", str(warning.message)) for warning in caught]
+        if labels_key is not None:
+            first += label_findings(reference_or_model, labels_key)
     check_layer(adata, layer, name="adata")
-    known = (
-        None if reference_or_model is None else what_is_known(reference_or_model, layer=layer, labels_key=labels_key)
-    )
+    known = None if named is None else what_is_known(named, layer=reference_layer, labels_key=labels_key)
 
     source, scale_finding, is_usable = _look_at_values(adata, layer)
-    findings, fixes = [scale_finding], [] if source.note is None else [source.note]
+    findings, fixes = [scale_finding, *first], [] if source.note is None else [source.note]
     is_other = other_features(source.var)
     var = source.var
     if mapping is not None:
@@ -114,6 +126,9 @@ def check(
     if known is not None:
         match, names, found = _compare_genes(var, known, fixes)
         findings += found
+        if not is_usable and _is_in_unread_genes(source, match, known):
+            cure = f"the {known.what} does not read the genes that are concerned; remove them all the same"
+            findings[0] = Finding("scale", "warning", scale_finding.found, cure)
         is_other &= ~np.asarray(names.isin(known.genes))  # a model may have been set up with proteins
         if known.deciding is not None:
             table = coverage(known.deciding, set(match.vocabulary[~match.is_missing]))
@@ -153,16 +168,14 @@ def check(
 
 def _look_at_values(adata: AnnData, layer: str | None) -> tuple[CountsSource, Finding, bool]:
     """-> where counts are, what was found, and whether models accept them."""
-    name = "adata.X" if layer is None else f'adata.layers["{layer}"]'
-    matrix = adata.X if layer is None else adata.layers[layer]
-    as_it_is = CountsSource(matrix, adata.var.set_axis(adata.var_names.astype(str)), None, layer)
+    looked: list[CountsSource] = []
 
     def read(source: CountsSource) -> CountsSource:
-        nonlocal as_it_is
-        as_it_is = source
-        if source.matrix is None:
-            raise ValueError(f"{name} is empty. Name the layer that holds the counts.")
-        for _ in checked_blocks(source.counts, name=name):
+        looked.append(source)
+        if isinstance(source.counts, MatrixCounts) and source.counts.matrix is None:
+            raise ValueError(f"{source.where} is empty. Name the layer that holds the counts.")
+        source.judge()
+        for _ in source.checked():
             pass
         return source
 
@@ -171,14 +184,29 @@ def _look_at_values(adata: AnnData, layer: str | None) -> tuple[CountsSource, Fi
         try:
             source = read_counts(adata, read, layer=layer, name="adata")
         except (ValueError, TypeError) as error:
-            return as_it_is, Finding("scale", "error", str(error)), False
-    if source.note is not None:
-        doubtful = source.restored is not None and source.restored.is_inexact.any()
-        cure = "models do this by themselves; fix=True gives you the counts"
-        return source, Finding("scale", "warning" if doubtful else "note", source.note, cure), True
-    if caught:
-        return source, Finding("scale", "warning", str(caught[0].message)), True
-    return source, Finding("scale", "ok", f"{name} holds {source.scale}"), True
+            said = [looked[-1].found, str(error)]
+            return looked[-1], Finding("scale", "error", ". ".join(filter(None, said))), False
+    said = [text for text in (source.note, *(str(warning.message) for warning in caught[:1])) if text is not None]
+    if not said:
+        return source, Finding("scale", "ok", f"{source.where} holds {source.scale}"), True
+    cure = "" if source.note is None else "models do this by themselves; fix=True gives you the counts"
+    is_like_tpm = source.note is not None and not isinstance(source.counts, MatrixCounts | RestoredCounts)
+    doubtful = bool(caught) or is_like_tpm or (source.restored is not None and source.restored.is_inexact.any())
+    return source, Finding("scale", "warning" if doubtful else "note", " ".join(filter(None, said)), cure), True
+
+
+def _is_in_unread_genes(source: CountsSource, match: GeneMatch, known: Known) -> bool:
+    """Whether what is wrong with the values is in genes that the reference or the model does not read."""
+    if not match.n_shared or source.scale is None:
+        return False
+    others = OtherGenes(np.asarray(source.var.index.isin(known.others)))
+    try:
+        source.judge()
+        for _ in source.checked(AlignedCounts(source.counts, match, others, "adata"), match.vocabulary):
+            pass
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _gene_findings(var: pd.DataFrame, ids: GeneIds, is_other: np.ndarray) -> list[Finding]:
@@ -214,7 +242,8 @@ def _compare_genes(var: pd.DataFrame, known: Known, fixes: list[str]) -> tuple[G
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            match = match_genes(names, known.genes, var=var, is_missing=missing, name="adata")
+            floor = floor_for_reference(len(known.genes)) if known.what == "reference" else None
+            match = match_genes(names, known.genes, var=var, is_missing=missing, min_shared=floor, name="adata")
             text = " ".join(str(warning.message) for warning in caught)
             problem = Finding("gene overlap", "warning", _about(text, known)) if caught else None
         except ValueError as error:
@@ -294,17 +323,18 @@ def _repaired(
 def _with_counts(adata: AnnData, source: CountsSource, layer: str | None) -> AnnData:
     if source.found is None:
         return adata.to_memory() if adata.isbacked else adata.copy()
-    counts = in_memory(source.counts).matrix if source.restored is not None else _as_they_are(source.matrix)
+    counts = source.counts
+    matrix = _as_they_are(counts.matrix) if isinstance(counts, MatrixCounts) else in_memory(counts).matrix
     if not source.var.index.equals(adata.var_names.astype(str)):  # raw, with genes of its own
-        copy = AnnData(counts, obs=adata.obs.copy(), var=source.var.copy(), uns=dict(adata.uns))
+        copy = AnnData(matrix, obs=adata.obs.copy(), var=source.var.copy(), uns=dict(adata.uns))
         for key, value in adata.obsm.items():
             copy.obsm[key] = value.copy()
     else:
         copy = adata.to_memory() if adata.isbacked else adata.copy()
         if layer is not None:
-            copy.layers[layer] = counts
+            copy.layers[layer] = matrix
             return copy
-        copy.X = counts
+        copy.X = matrix
     copy.uns.pop("log1p", None)  # scanpy's note that X is logged
     return copy
 

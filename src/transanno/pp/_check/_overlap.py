@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ class Known:
     """genes that decide each type, the most important first"""
     counts: sp.csr_matrix | None
     """``(n_obs, n_genes)`` of the reference, None for a model without its data"""
+    others: frozenset[str] = frozenset()
+    """further genes that a model reads, by their sum"""
 
 
 def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> Known:
@@ -61,7 +63,8 @@ def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> 
     codes = source._label_codes() if isinstance(source, TransAnno) and source.adata is not None else None
     weights = None if isinstance(source, TransAnnoPretrain) else deciding_weights(source)
     counts = None if source.adata is None else source._registered_cells().counts
-    return _of_model(source.genes, source._is_gene, getattr(source, "labels", None), counts, codes, weights)
+    known = _of_model(source.genes, source._is_gene, getattr(source, "labels", None), counts, codes, weights)
+    return replace(known, others=frozenset(source.gene_shares_ or ()) - set(source.genes))
 
 
 def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None) -> Known:
@@ -71,12 +74,16 @@ def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None)
     genes = pd.Index(reference.var_names).astype(str)[~other_features(reference.var)].unique()
 
     def read(source: CountsSource) -> sp.csr_matrix | None:
-        if source.matrix is None or not genes.isin(source.var.index).all():
+        if not genes.isin(source.var.index).all():
             return None
         match = match_genes(source.var.index, genes, min_shared=1, name="reference")
         return in_memory(AlignedCounts(source.counts, match, name="reference")).matrix
 
-    counts = read_counts(reference, read, layer=layer, name="reference")
+    counts = (
+        None
+        if reference.X is None and layer is None and reference.raw is None
+        else read_counts(reference, read, layer=layer, name="reference")
+    )
     if counts is None or labels_key is None:
         return Known("reference", genes, None, counts)
     check_obs_column(reference, labels_key, argument="labels_key", name="reference")

@@ -20,7 +20,9 @@ from transanno.data._cells import check_query
 from transanno.data._demo import LABELS_KEY, load_demo
 from transanno.data._files import compression_of, read_h5ad, save_model, write_h5ad
 from transanno.data._labels import as_strings
+from transanno.data._layers import layer_of_each
 from transanno.data._match_genes import missing_genes
+from transanno.data._reference_names import named_as_query
 from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
@@ -103,7 +105,10 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
 
 
 def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console: Console) -> TransAnno:
+    """-> model of the reference; afterwards ``args.layer`` is that of the query."""
     check_unique_genes(reference.var_names, name="reference")
+    reference_layer, args.layer = layer_of_each(reference, query, args.layer)
+    reference = named_as_query(reference, query.var)
     query_genes = check_query(query, reference.var_names, layer=args.layer)
     types = reference_types(reference, args.labels_key, args.unlabeled_category)
     check_unassigned_threshold(args.unassigned_threshold, types)
@@ -113,7 +118,7 @@ def _train(reference: AnnData, query: AnnData, args: argparse.Namespace, console
         reference,
         args.labels_key,
         batch_key=args.batch_key,
-        layer=args.layer,
+        layer=reference_layer,
         unlabeled_category=args.unlabeled_category,
         query_genes=query_genes,
         n_top_genes=args.n_top_genes,

@@ -334,7 +334,12 @@ def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:
         return
-    raise KeyError(Message(f"layer={layer!r} is not a layer of {name}. {did_you_mean(layer, layers, what='Layers')}"))
+    raise KeyError(
+        Message(
+            f"layer={layer!r} is not a layer of {name}. {did_you_mean(layer, layers, what='Layers')} "
+            "Leave layer out where X holds the counts."
+        )
+    )
 
 
 def check_unique_genes(var_names: Iterable[str], *, name: str) -> None:

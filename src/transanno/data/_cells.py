@@ -17,10 +17,13 @@ from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
-from transanno.checks._data import check_layer, check_not_empty, check_values
+from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._find_counts import check_found, find_counts, find_names, judge_source, say
+from transanno.data._layers import lacks_layer
 from transanno.data._match_genes import align_counts, match_genes, missing_genes
 from transanno.data._other_genes import count_other_genes
+from transanno.data._restore import row_chunks
+from transanno.data._shared_genes import floor_for_reference
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,10 @@ def align(
         If the layer of raw counts is missing.
     """
     adata = rna_modality(data, spec, name=name)
-    layer = spec.layer if layer is None else layer
+    if layer is None and spec.layer is not None and spec.layer not in adata.layers:
+        say([f"{lacks_layer(spec.layer, name)} The model was set up with it."])
+    elif layer is None:
+        layer = spec.layer
     check_not_empty(adata, name=name)
     check_layer(adata, layer, name=name)
     counts, is_missing = _read(adata, spec.vocabulary, shares=shares, layer=layer, name=name)
@@ -126,15 +132,18 @@ def align(
 def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> pd.Index:
     """Raise what mapping the query would raise for its counts, before minutes go into training.
 
-    ``genes`` are those of the reference; how many of them the query has to share is decided later. Returned are those
-    that the query measured.
+    ``genes`` are those of the reference. Returned are those that the query measured.
     """
     check_not_empty(query, name="query")
     check_layer(query, layer, name="query")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
         vocabulary = pd.Index(genes).astype(str)
-        _, is_missing = _read(query, vocabulary, layer=layer, name="query", min_shared=1)
+        try:
+            n_required = floor_for_reference(len(vocabulary))
+            _, is_missing = _read(query, vocabulary, layer=layer, name="query", min_shared=n_required)
+        except ValueError as error:
+            raise ValueError(str(error).replace("the model", "the reference")) from error
     return vocabulary[~is_missing]
 
 
@@ -165,7 +174,8 @@ def _read(
         return counts, match.is_missing
     others = count_other_genes(source.adata, names, is_missing, counts, genes, shares, layer=source.layer)
     if not np.isfinite(others).all() or others.min() < 0:  # of which the genes of the vocabulary know nothing
-        check_values(others[:, None], name=f"{name} (sum of the other genes)")
+        whole = sp.vstack([chunk for _, chunk in row_chunks(source.matrix)], format="csr")
+        check_found(whole, source, adata, layer, name=name, genes=pd.Index(source.adata.var_names))
     counts = sp.hstack([counts, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
     return counts, np.append(match.is_missing, False)
 

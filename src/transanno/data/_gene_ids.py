@@ -7,14 +7,16 @@ Ensembl id, and without regard to case; another naming is found where a column o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from transanno.data._feature_types import features_by_type
+from transanno.data._prefixes import genomes, ids_in_names, without_affixes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,8 +121,8 @@ def best_naming(var: pd.DataFrame, vocabulary: pd.Index) -> Naming:
     if best.n_shared > len(vocabulary) / 2:  # nothing can double that
         return best
     n_as_they_are = best.n_shared
-    for source, names in _sources(var):
-        for how, key in _SPELLINGS.items():
+    for source, names in name_sources(var):
+        for how, key in _spellings(names).items():
             if source is None and how is None:
                 continue
             spelled = _spell_as(names, vocabulary, key)
@@ -172,13 +174,18 @@ def _as_table(mapping: Mapping[str, str] | pd.Series | pd.DataFrame) -> pd.Serie
     return table[~is_repeated]
 
 
-def _sources(var: pd.DataFrame) -> Iterator[tuple[str | None, pd.Index]]:
+def name_sources(var: pd.DataFrame) -> Iterator[tuple[str | None, pd.Index]]:
     """Where names may be: the index of `var`, then its columns of texts."""
     yield None, pd.Index(var.index).astype(str)
     for key, column in var.items():
         if not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
-            if column.nunique() > len(column) / 2:  # names, not kinds of genes
+            # names, not kinds of genes, and not lists of aliases
+            if _are_hashable(column) and column.nunique() > len(column) / 2:
                 yield str(key), pd.Index(column.astype(str).to_numpy(dtype=object))
+
+
+def _are_hashable(column: pd.Series) -> bool:
+    return column.dtype != object or all(isinstance(value, Hashable) for value in column)
 
 
 def _fold_case(names: pd.Index) -> pd.Index:
@@ -193,8 +200,19 @@ def without_version(names: pd.Index) -> pd.Index:
 _SPELLINGS: dict[str | None, Callable[[pd.Index], pd.Index]] = {
     None: pd.Index,
     "without the version of Ensembl ids": without_version,
+    "without what programs add to names, such as the name of the genome": without_affixes,
+    "by the Ensembl ids in them": ids_in_names,
     "without regard to case": _fold_case,
 }
+
+
+def _spellings(names: pd.Index) -> dict[str | None, Callable[[pd.Index], pd.Index]]:
+    """-> keys by which names may be compared, and how to say so."""
+    several = genomes(names)
+    if not several:
+        return _SPELLINGS
+    of_one = {f"of the genome {genome}": partial(without_affixes, genome=genome) for genome in several}
+    return {how: key for how, key in _SPELLINGS.items() if key not in (without_affixes, ids_in_names)} | of_one
 
 
 def _spell_as(names: pd.Index, vocabulary: pd.Index, key: Callable[[pd.Index], pd.Index]) -> pd.Index:

@@ -335,7 +335,11 @@ def _likely_cause(var_names: pd.Index, vocabulary: pd.Index, n_shared: int) -> s
     query_prefix, model_prefix = ensembl_prefix(var_names), ensembl_prefix(vocabulary)
     if (query_prefix is None) != (model_prefix is None):
         in_query, in_model = ("Ensembl ids", "gene symbols") if query_prefix else ("gene symbols", "Ensembl ids")
-        return f"Likely cause: {in_query} in the query, {in_model} in the model. Set adata.var_names to {in_model}."
+        return (
+            f"Likely cause: {in_query} in the query, {in_model} in the model. Set adata.var_names to {in_model}, for example by "
+            "a table of both, pp.check(query, model, mapping=table, fix=True).adata; or train on the reference under the names "
+            'of the query, if it has them, as in reference.var_names = reference.var["feature_name"].'
+        )
     if query_prefix is not None and query_prefix != model_prefix:
         return (
             f"Likely cause: another species, {query_prefix} ids in the query and {model_prefix} ids in the model. "

@@ -23,6 +23,7 @@ from transanno.data._beside import counts_cure
 from transanno.data._check_counts import check_counts, judge_scale
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import check_unmeasured, missing_genes
+from transanno.data._no_label import warn_of_no_labels
 from transanno.data._scale import detect_scale
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
         """Write label codes and return the mapping, unlabeled category last."""
         self.validate_field(adata)
         values = self._read(adata)
+        warn_of_no_labels(values, self._unlabeled_category, where=f"obs[{self._original_attr_key!r}]")
         classes = sorted(set(values) - {self._unlabeled_category})
         return self._write(adata, values, [*classes, self._unlabeled_category])
 

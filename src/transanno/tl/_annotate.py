@@ -11,6 +11,8 @@ from mudata import MuData
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
 from transanno.data._cells import check_query
+from transanno.data._layers import layer_of_each
+from transanno.data._reference_names import named_as_query
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.predictions._result import check_fdr, check_unassigned_threshold
 from transanno.tl._reference import fit_reference, reference_types
@@ -53,7 +55,7 @@ def annotate(
     batch_key
         Column of ``obs`` with technical batches; the query may lack it.
     layer
-        Layer of raw counts, in reference and query. Default: ``X``.
+        Layer of raw counts, in reference and query; of the one that lacks it, ``X`` is used. Default: ``X``.
     unlabeled_category
         Label that marks unlabeled reference cells; NaN does, too.
     n_top_genes
@@ -119,6 +121,8 @@ def annotate(
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
         check_adata(query, name="query")
+        reference_layer, layer = layer_of_each(reference, query, layer)
+        reference = named_as_query(reference, query.var)
         query_genes = check_query(query, reference.var_names, layer=layer)
         types = reference_types(reference, labels_key, unlabeled_category)
         check_unassigned_threshold(unassigned_threshold, types)
@@ -127,7 +131,7 @@ def annotate(
             reference,
             labels_key,
             batch_key=batch_key,
-            layer=layer,
+            layer=reference_layer,
             unlabeled_category=unlabeled_category,
             query_genes=query_genes,
             n_top_genes=n_top_genes,

@@ -21,6 +21,8 @@ from transanno.data._gene_ids import other_features
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import align_counts, match_genes
 from transanno.data._other_genes import gene_shares, with_other_genes
+from transanno.data._reference_names import named_as_query
+from transanno.data._shared_genes import floor_for_reference, warn_of_few_shared
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
 from transanno.tl._twin import calibrate_by_twin
@@ -100,13 +102,16 @@ def fit_reference(
     check_whole_number("n_top_genes", n_top_genes, 1)
     check_seed(seed)
     _check_reference(reference, labels_key, batch_key, layer)
+    if query_genes is not None:
+        reference = named_as_query(reference, pd.DataFrame(index=pd.Index(query_genes)))
     measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
         with warnings.catch_warnings():
             # Genes that the query lacks are not used here, and mapping the query reports on those that are.
             warnings.simplefilter("ignore", UserWarning)
-            n_required = _min_shared(len(measured), len(query_genes))
+            n_required = floor_for_reference(len(measured))
             match = match_genes(query_genes, measured, name="query", min_shared=n_required)
+        warn_of_few_shared(match.n_shared, len(measured))
         measured = measured[~match.is_missing]
     adata = _reference_copy(reference, measured, labels_key, batch_key, layer)
     allowed, adds_others = measured.astype(str), True

@@ -16,9 +16,12 @@ from transanno.checks._data import check_layer, check_not_empty, check_values
 from transanno.data._find_counts import CountsSource, check_found, find_counts, find_names, judge_source
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
+from transanno.data._layers import lacks_layer
 from transanno.data._match_genes import GeneMatch, align_counts, match_genes, missing_genes, sum_columns
+from transanno.data._reference_names import named_as_query
 from transanno.data._restore import row_chunks
-from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
+from transanno.data._shared_genes import floor_for_reference
+from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, label_findings, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
 from transanno.pp._check._report import CheckReport, Finding
 
@@ -91,13 +94,22 @@ def check(
             'counts, for example mdata["rna"].'
         )
     check_not_empty(adata, name="adata")
+    reference_layer, first = layer, []
+    if isinstance(reference_or_model, AnnData) and layer not in adata.layers and layer in reference_or_model.layers:
+        first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
     check_layer(adata, layer, name="adata")
-    known = (
-        None if reference_or_model is None else what_is_known(reference_or_model, layer=layer, labels_key=labels_key)
-    )
+    named = reference_or_model
+    if isinstance(reference_or_model, AnnData):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            named = named_as_query(reference_or_model, adata.var)
+        first += [Finding("gene naming", "note", str(warning.message)) for warning in caught]
+        if labels_key is not None:
+            first += label_findings(reference_or_model, labels_key)
+    known = None if reference_or_model is None else what_is_known(named, layer=reference_layer, labels_key=labels_key)
 
     source, scale_finding, is_usable = _look_at_values(adata, layer)
-    findings, fixes = [scale_finding], [] if source.note is None else [source.note]
+    findings, fixes = [scale_finding, *first], [] if source.note is None else [source.note]
     is_other = other_features(source.adata.var)
     var = source.adata.var.set_axis(source.adata.var_names.astype(str))
     if mapping is not None:
@@ -237,7 +249,8 @@ def _compare_genes(var: pd.DataFrame, known: Known, fixes: list[str]) -> tuple[G
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            match = match_genes(names, known.genes, var=var, is_missing=missing, name="adata")
+            floor = floor_for_reference(len(known.genes)) if known.what == "reference" else None
+            match = match_genes(names, known.genes, var=var, is_missing=missing, min_shared=floor, name="adata")
             text = " ".join(str(warning.message) for warning in caught)
             problem = Finding("gene overlap", "warning", _about(text, known)) if caught else None
         except ValueError as error:

@@ -1,0 +1,69 @@
+"""A reference under the names of genes that its query has."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from transanno.data._gene_ids import MIN_SHARED_FRACTION, best_naming, name_sources
+from transanno.data._match_genes import MIN_SHARED_GENES
+from transanno.data._raw_var import raw_var
+
+
+def named_as_query(reference: AnnData, query_var: pd.DataFrame) -> AnnData:
+    """-> the reference, or the same values under names that are in a column of its ``var``, if these are the query's.
+
+    As with CELLxGENE: Ensembl ids in ``var_names``, symbols in ``var["feature_name"]``. The user's object is not changed.
+
+    Warns
+    -----
+    UserWarning
+        If it is under other names.
+    """
+    own, theirs = pd.Index(reference.var_names).astype(str), pd.Index(query_var.index).astype(str)
+    n_shared = best_naming(query_var, own).n_shared
+    best: tuple[int, str, pd.Index] | None = None
+    for source, names in name_sources(reference.var):
+        n = int(names[~names.duplicated(keep=False)].isin(theirs).sum())
+        if source is not None and n > (2 * n_shared if best is None else best[0]):
+            best = n, source, names
+    n_needed = max(min(MIN_SHARED_GENES, len(own)), MIN_SHARED_FRACTION * min(len(own), len(theirs)))
+    if best is None or best[0] < n_needed:
+        return reference
+    n, source, names = best
+    if reference.isbacked:
+        raise ValueError(
+            f"The genes of the reference are named otherwise than those of the query ({own[0]} here, {theirs[0]} there), and "
+            f"its column var[{source!r}] holds {n} names of the query, but a file cannot be renamed. Read it into memory: "
+            f"reference = reference.to_memory(); reference.var_names = reference.var[{source!r}].astype(str)"
+        )
+    warnings.warn(
+        f"The genes of the reference are named otherwise than those of the query; they were matched by its column "
+        f"var[{source!r}], which holds {n} names of the query. The reference is as it was.",
+        UserWarning,
+        stacklevel=2,
+    )
+    # A name that two genes share would be refused; they keep the one that tells them apart.
+    is_clear = ~(names.duplicated(keep=False) | reference.var[source].isna().to_numpy())
+    return _renamed(reference, pd.Index(np.where(is_clear, names, own), dtype=object))
+
+
+def _renamed(reference: AnnData, names: pd.Index) -> AnnData:
+    """-> object with the same values, which are not copied."""
+    raw = None
+    if reference.raw is not None:
+        var = raw_var(reference)
+        new = dict(zip(reference.var_names.astype(str), names, strict=True))
+        var.index = pd.Index([new.get(name, name) for name in var.index], dtype=object)
+        raw = {"X": reference.raw.X, "var": var, "varm": {}}
+    return AnnData(
+        reference.X,
+        obs=reference.obs,
+        var=reference.var.set_axis(names),
+        uns=reference.uns,
+        layers={key: reference.layers[key] for key in reference.layers if key is not None},
+        raw=raw,
+    )

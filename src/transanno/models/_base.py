@@ -70,7 +70,10 @@ class TransAnnoBase(SavingMixin):
     def _build_module(self, architecture: dict[str, Any], *, summary: str = "", **module_kwargs: Any) -> None:
         """Make the module, and remember its architecture with the defaults that it filled in."""
         stats = self.summary_stats
-        self.module = self._module_cls(n_input=stats.n_vars, n_batch=stats.n_batch, **module_kwargs, **architecture)
+        # float32 whatever torch's default is, which other libraries may have changed in this session.
+        self.module = self._module_cls(
+            n_input=stats.n_vars, n_batch=stats.n_batch, **module_kwargs, **architecture
+        ).float()
         self._model_summary_string = (
             f"{type(self).__name__} model with encoder {architecture['encoder']!r}, "
             f"{describe(self.module.encoder_arguments)}, genes: {stats.n_vars}, batches: {stats.n_batch}{summary}"

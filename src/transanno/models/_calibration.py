@@ -150,7 +150,7 @@ class CalibrationMixin(TransAnnoBase):
             logits, z = self._infer_all(("logits", "z"), aligned, positions, batch_size, center=center)
             return [logits, z, np.zeros((len(z), 0))]
         axes = with_table(self.novelty_space_, self._novelty_table())
-        projection = torch.zeros(self.module.n_input, axes.shape[1])
+        projection = torch.zeros(self.module.n_input, axes.shape[1], dtype=torch.float32)
         projection[torch.from_numpy(self._is_gene)] = torch.from_numpy(axes).float()
         return self._infer_all(
             ("logits", "z", "projected"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from anndata import AnnData
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 
-from transanno._constants import KEY_ADDED
+from transanno._constants import KEY_ADDED, UNASSIGNED_CATEGORY
 from transanno.data._cells import AlignedData
 from transanno.data._labels import as_strings
 from transanno.models._calibration import MIN_HELD_OUT, CalibrationMixin
@@ -94,6 +95,7 @@ class PredictionMixin(CalibrationMixin):
         ------
         ``obs[key_added]``
             Categorical, the most probable type, ``"Unassigned"`` or ``"Unknown"``; missing for cells outside ``indices``.
+            Cells without a count are ``"Unassigned"``, too.
         ``obs[key_added + "_confidence"]``
             Probability of the most probable type in [0, 1], also where the cell is given none.
         ``obs[key_added + "_novelty"]``
@@ -112,7 +114,7 @@ class PredictionMixin(CalibrationMixin):
         Warns
         -----
         UserWarning
-            With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
+            If cells have no counts. With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
         """
         check_unassigned_threshold(unassigned_threshold, self.labels)
         check_fdr(fdr, self.labels)
@@ -141,6 +143,9 @@ class PredictionMixin(CalibrationMixin):
             probabilities = refine_probabilities(probabilities, self._counts(aligned, positions), ~self._is_gene)
         # After the refinement, so that no label depends on the temperature.
         probabilities = self._temper(probabilities, refined=refine)
+        is_empty = None if target is None else self._which_are_empty(aligned, positions)
+        if is_empty is not None:
+            probabilities, own = (np.where(is_empty[:, None], 1 / len(self.labels), p) for p in (probabilities, own))
         novelty = self._novelty(aligned, judged[0], judged[1], own.argmax(axis=1)) if judged else None
         is_novel = None if fdr is None or novelty is None else is_discovery(novelty, fdr)
         found = None
@@ -159,10 +164,12 @@ class PredictionMixin(CalibrationMixin):
             probabilities[is_known] = certain
             if is_novel is not None:
                 is_novel = is_novel & ~is_known
+            if is_empty is not None:
+                is_empty = is_empty & ~is_known
             if found is not None:
                 found[is_known] = certain.astype(bool)
         predictions = Predictions(
-            probabilities, self.labels, positions, names, unassigned_threshold, novelty, is_novel, found
+            probabilities, self.labels, positions, names, unassigned_threshold, novelty, is_novel, found, is_empty
         )
         if key_added is not None and target is not None:
             predictions.write(target, key_added)
@@ -179,6 +186,21 @@ class PredictionMixin(CalibrationMixin):
                 "out, it was adapted to labels of the query, or it is of an older version. Train it again with "
                 "tl.fit_reference, on more cells if there were too few, or leave fdr and sets out."
             )
+
+    def _which_are_empty(self, aligned: AlignedData | None, positions: np.ndarray) -> np.ndarray | None:
+        """-> cells without a count in any gene of the model ``(n_cells,)``, with a warning; None if there is none."""
+        counts = self._counts(aligned, positions)
+        is_empty = np.asarray(counts[:, np.flatnonzero(self._is_gene)].sum(axis=1)).ravel() == 0
+        if not is_empty.any():
+            return None
+        warnings.warn(
+            f"{np.count_nonzero(is_empty)} of {len(is_empty)} cells have no count in any gene of the model, so nothing is known "
+            f"of them: they are called {UNASSIGNED_CATEGORY!r}, and all types are equally probable. Remove empty cells first, "
+            "for example with scanpy.pp.filter_cells(adata, min_counts=1).",
+            UserWarning,
+            stacklevel=2,
+        )
+        return is_empty
 
     def _known_codes(self, aligned: AlignedData | None) -> np.ndarray:
         """-> position among the model's types of every cell's label ``(n_obs,)``, -1 for cells without one."""

@@ -182,7 +182,7 @@ def _what_is_not_finite(matrix, name: str, genes: pd.Index | None) -> str:
         if is_bad.any():
             np.add.at(per_gene, columns()[is_bad], 1)
     cells, bad_genes = np.flatnonzero(per_cell), np.flatnonzero(per_gene)
-    names = [str(genes[i]) if genes is not None else f"column {i}" for i in bad_genes]
+    names = [str(genes[int(i)]) if genes is not None else f"column {i}" for i in bad_genes]
     text = (
         f"{name} holds {per_cell.sum()} NaN or infinite value(s) in {cells.size} of {n_obs} cells, first in row(s) "
         f"{_listing(cells, _N_EXAMPLES)}. They are in {bad_genes.size} of {n_vars} genes, first {_listing(names, _N_EXAMPLES)}. "

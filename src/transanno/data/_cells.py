@@ -176,6 +176,11 @@ def _read(
     if not np.isfinite(others).all() or others.min() < 0:  # of which the genes of the vocabulary know nothing
         whole = sp.vstack([chunk for _, chunk in row_chunks(source.matrix)], format="csr")
         check_found(whole, source, adata, layer, name=name, genes=pd.Index(source.adata.var_names))
+    if others.max() > np.finfo(np.float32).max:
+        raise ValueError(
+            f"The counts of cell {int(others.argmax())} of {name} add up to {others.max():.3g}, more than float32 holds. Raw counts "
+            "are numbers of molecules: pass these, or remove the cell."
+        )
     counts = sp.hstack([counts, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
     return counts, np.append(match.is_missing, False)
 

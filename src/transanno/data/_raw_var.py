@@ -47,7 +47,8 @@ def raw_var(adata: AnnData) -> pd.DataFrame:
 
 def _rows(adata: AnnData, raw: pd.DataFrame, var: pd.DataFrame) -> np.ndarray | None:
     """-> row of ``var`` of every gene of ``raw`` ``(n_raw,)``, -1 where there is none; None if they cannot be compared."""
-    for names in [var.index, *(var.iloc[:, i] for i in range(var.shape[1]))]:
+    candidates: list[pd.Series | pd.Index] = [var.index, *(var.iloc[:, i] for i in range(var.shape[1]))]
+    for names in candidates:
         found = _positions(raw.index, names)
         if found is not None and np.count_nonzero(found >= 0) > len(var) / 2:
             return found

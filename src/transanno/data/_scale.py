@@ -94,7 +94,7 @@ def _scale_of(sample: sp.csr_matrix, log_base: float | None) -> Scale:
     is_fractional = np.abs(values - np.rint(values)) > ROUNDING_TOLERANCE
     is_negative = values < -ROUNDING_TOLERANCE
     if is_negative.any():
-        is_fault = is_few(np.count_nonzero(is_negative), values.size) and not is_fractional[is_negative].any()
+        is_fault = is_few(int(np.count_nonzero(is_negative)), values.size) and not is_fractional[is_negative].any()
         return Scale("negative counts" if is_fault and is_fractional.mean() < MOSTLY_FRACTIONAL else "scaled")
     if not is_fractional.any():
         return Scale("counts")

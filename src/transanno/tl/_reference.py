@@ -264,7 +264,7 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
 def reference_types(reference: AnnData, labels_key: str, unlabeled_category: str) -> set[str]:
     """-> types that a model of the reference would know."""
     check_obs_column(reference, labels_key, argument="labels_key", name="reference")
-    labels = as_strings(reference.obs[labels_key].drop_duplicates(), missing=unlabeled_category)
+    labels = as_strings(reference.obs[labels_key], missing=unlabeled_category)
     return set(labels) - {unlabeled_category}
 
 

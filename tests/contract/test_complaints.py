@@ -160,7 +160,11 @@ class TestCollapse:
     def constant(self, monkeypatch, model, n_types):
         logits = np.eye(7)[np.arange(97) % n_types]
         nothing = np.zeros((97, 0))
-        monkeypatch.setattr(model, "_run", lambda cells, positions: Outputs(logits[positions], nothing, nothing))
+        monkeypatch.setattr(
+            model,
+            "_run",
+            lambda cells, positions: Outputs(logits[positions], nothing, nothing, np.zeros(len(positions), dtype=bool)),
+        )
 
     def said(self, model) -> None:
         _health.warn_if_collapsed(

@@ -49,7 +49,7 @@ def test_preprocess_takes_them(batches, reference):
     assert pp.preprocess(reference, min_genes=1, n_top_genes=20, batch_key="batch").n_vars == 20
 
 
-@pytest.mark.parametrize("name", ["integers", "nullable booleans", "dates"])
+@pytest.mark.parametrize("name", ["nullable booleans"])
 def test_annotate_and_pretrain_take_them(name, reference, query, fast):
     reference.obs["batch"] = BATCHES[name]
     arguments = {"batch_key": "batch", "n_top_genes": 20, "max_epochs": 1, **fast}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import anndata as ad
 import h5py
@@ -28,8 +30,7 @@ def add_reserved(where: str) -> None:
     """A column ``_index`` beside the names of rows, which SeuratDisk keeps in ``features``."""
     with h5py.File("query.h5ad", "a") as file:
         group = file[where]
-        names = group[group.attrs["_index"]]
-        names = (names["values"] if isinstance(names, h5py.Group) else names)[:]  # nullable strings are groups
+        names = group[group.attrs["_index"]][:]
         del group[group.attrs["_index"]]
         for key in ("_index", "features"):
             group[key] = names
@@ -89,3 +90,35 @@ def test_whatever_cannot_be_written_is_found(spoil, query, tmp_path):
     with pytest.raises(ValueError, match="could not be written .* Rename or remove"):
         check_writable(query, tmp_path / "new" / "out.h5ad")
     assert os.listdir(tmp_path) == []
+
+
+class TestUnreadable:
+    def check(self, capsys) -> str:
+        assert main(["check", "--query", "query.h5ad"]) == 2
+        return capsys.readouterr().err
+
+    def test_a_file_that_another_program_has_open(self, files, capsys):
+        program = "import h5py, sys; f = h5py.File('query.h5ad', 'a'); print('open', flush=True); sys.stdin.read()"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([sys.executable, "-c", program], **pipes) as holder:
+            holder.stdout.readline()
+            error = self.check(capsys)
+            holder.communicate()
+        assert "query.h5ad is open in another program" in error
+        assert "HDF5_USE_FILE_LOCKING=FALSE" in error
+        assert main(["check", "--query", "query.h5ad"]) == 0
+
+    def test_a_filter_that_is_missing_is_named(self, files, capsys, monkeypatch):
+        write_h5ad(ad.read_h5ad("query.h5ad"), "query.h5ad", compression="gzip")
+        monkeypatch.setattr(h5py.h5z, "filter_avail", lambda number: False)
+        error = self.check(capsys)
+        assert "is compressed with deflate" in error
+        assert "pip install hdf5plugin" in error
+
+    def test_filters_that_are_installed_are_used(self, files):
+        hdf5plugin = pytest.importorskip("hdf5plugin")
+        ad.read_h5ad("query.h5ad").write_h5ad("query.h5ad", compression=hdf5plugin.FILTERS["zstd"])
+        program = (
+            "import sys; from transanno.cli import main; sys.exit(main(['check', '--query', 'query.h5ad', '--quiet']))"
+        )
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -12,7 +12,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno import TransAnno, TransAnnoPretrain, TransAnnoWarning, tl
 
 
 @pytest.fixture
@@ -133,7 +133,10 @@ def test_layer(mdata, query, small, fast):
     query_model = TransAnno.load_query_data(query, model)
     np.testing.assert_allclose(probabilities(query_model), probabilities(model, query), atol=1e-6)
     del query["rna"].layers["counts"]
-    with pytest.raises(KeyError, match="layer='counts'"):
+    with (
+        pytest.warns(TransAnnoWarning, match="layer='counts' is not a layer of adata: of adata, X is used"),
+        pytest.raises(ValueError, match="adata.X looks scaled"),
+    ):
         model.predict(query)
 
 

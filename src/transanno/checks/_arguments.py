@@ -14,7 +14,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from mudata import MuData
 from scvi.train import Trainer, TrainRunner
 
-from transanno.checks._data import did_you_mean
+from transanno.checks._data import check_not_lazy, did_you_mean
 
 _MAX_SEED = 2**32 - 1
 
@@ -56,6 +56,7 @@ def check_adata(value: object, *, name: str) -> None:
             f"{name} is {_described(value)}. Allowed: an AnnData with raw counts, for example anndata.read_h5ad(path) of a "
             "file or AnnData(counts, obs=..., var=...) of a matrix."
         )
+    check_not_lazy(value, name=name)
 
 
 def check_annotation(

@@ -61,6 +61,7 @@ def check_in_memory(adata: AnnData, *, name: str) -> None:
             f"{name} is backed by a file, but a new object is made of it in memory. Read it with {name}.to_memory(). The "
             "models themselves need no preparation: they read backed data in chunks and match genes by name."
         )
+    check_not_lazy(adata, name=name)
 
 
 def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> None:
@@ -83,8 +84,27 @@ def no_x(name: str) -> ValueError:
     return ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
 
 
+def check_not_lazy(adata: AnnData, *, name: str) -> None:
+    """Raise `TypeError` if values or tables of an AnnData are lazy, as those of `anndata.experimental.read_lazy` are."""
+    matrices = {f"{name}.X": adata.X, **{f"{name}.layers[{key!r}]": adata.layers[key] for key in adata.layers}}
+    if getattr(adata, "raw", None) is not None:
+        matrices[f"{name}.raw"] = adata.raw.X
+    lazy = [what for what, matrix in matrices.items() if _is_lazy(matrix)]
+    lazy += [f"{name}.{what}" for what in ("obs", "var") if not isinstance(getattr(adata, what), pd.DataFrame)]
+    if lazy:
+        raise TypeError(
+            f"{lazy[0]} is lazy (dask or xarray): its values are not read yet. Read them with {name} = {name}.to_memory(), or "
+            'open the file with anndata.read_h5ad(path, backed="r"), which is read in chunks.'
+        )
+
+
+def _is_lazy(matrix: object) -> bool:
+    return type(matrix).__module__.split(".")[0] == "dask" or hasattr(matrix, "__dask_graph__")
+
+
 def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
-    """Raise `KeyError` if there is no such layer; None means `X` and always passes."""
+    """Raise `KeyError` if there is no such layer, None means `X`; or `TypeError` if values are lazy."""
+    check_not_lazy(adata, name=name)
     # anndata 0.13 lists X among the layers, under the key None
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:

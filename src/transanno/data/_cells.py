@@ -117,7 +117,11 @@ def align(
 
     def read(source: CountsSource) -> AlignedData:
         source.judge()
-        aligned, notes, tell = _match(source, spec.vocabulary, shares, name)
+        try:
+            aligned, notes, tell = _match(source, spec.vocabulary, shares, name)
+        except ValueError:
+            say([source.found])  # of raw, for example, whose genes are others
+            raise
         if only_some and isinstance(source.counts, MatrixCounts):
             counts = source.lazily_checked(aligned, spec.vocabulary)
         else:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transanno.checks._data import first_line
+from transanno.data._hdf5 import UnreadableFilterError, is_locked, missing_filters
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,14 +66,28 @@ def read_h5ad(path: str | Path, *, name: str) -> AnnData:
         raise FileNotFoundError(f"The {name} file {path} does not exist. Check the path.")
     if path.is_dir():
         raise ValueError(f"The {name} {path} is a folder. Pass an .h5ad file, as written by adata.write_h5ad().")
+    with suppress(ImportError):  # its filters, such as zstd, can be read once it is imported
+        import hdf5plugin  # noqa: F401
     try:
         with h5py.File(path) as file:
             found = sorted(file)
+            missing = missing_filters(file)
+        if missing:
+            raise UnreadableFilterError(
+                f"The {name} file {path} is compressed with {', '.join(missing)}, which HDF5 cannot read here. Install the "
+                'filters, pip install hdf5plugin, or write the file again with compression="gzip" where it can be read.'
+            )
         if "obs" in found and "var" in found and "mod" not in found:
             return anndata.read_h5ad(path)
-    except MemoryError:
+    except (MemoryError, UnreadableFilterError, PermissionError):
         raise
     except Exception as error:  # h5py and anndata raise many classes, some of them private
+        if is_locked(error):
+            raise ValueError(
+                f"The {name} file {path} is open in another program, which has locked it ({first_line(error)}). Close it "
+                "there, as with adata.file.close(), or, if nothing is writing to it, set the environment variable "
+                "HDF5_USE_FILE_LOCKING=FALSE."
+            ) from error
         raise ValueError(
             f"The {name} file {path} cannot be read as h5ad ({type(error).__name__}: {first_line(error)}). It may be "
             "incomplete or of another format. Pass a complete .h5ad file, as written by adata.write_h5ad()."

@@ -77,7 +77,8 @@ class TransAnnoBase(BaseModelClass):
                 f"{type(self).__name__} has no argument {name!r}. {did_you_mean(name, sorted(known), what='Arguments')}"
             )
         stats = self.summary_stats
-        self.module = self._module_cls(stats.n_vars, stats.n_batch, n_labels, **architecture)
+        # float32 whatever torch's default is, which other libraries may have changed in this session.
+        self.module = self._module_cls(stats.n_vars, stats.n_batch, n_labels, **architecture).float()
         self._model_summary_string = (
             f"{type(self).__name__} model with {describe(dict(self.module.architecture))}, genes: {stats.n_vars}, "
             f"batches: {stats.n_batch}{summary}"

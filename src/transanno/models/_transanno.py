@@ -508,6 +508,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ------
         ``obs[key_added]``
             Categorical, the most probable type, ``"Unassigned"`` or ``"Unknown"``; missing for cells outside ``indices``.
+            Cells without a count are ``"Unassigned"``, too.
         ``obs[key_added + "_confidence"]``
             Probability of the most probable type in [0, 1], also where the cell is given none.
         ``obs[key_added + "_novelty"]``

@@ -182,7 +182,10 @@ class ViewEncoder(nn.Module):
         _, scale, axes = torch.svd_lowrank(expression, q=n_axes, niter=4)
         first = F.pad(axes * scale, (0, self.n_hidden - n_axes))
         first = first * (self._gene_scale(len(axes)) / first.std().clamp_min(1e-12))
-        rotations = [torch.linalg.qr(torch.randn(self.n_hidden, self.n_hidden).to(first))[0] for _ in self.networks[1:]]
+        rotations = [
+            torch.linalg.qr(torch.randn(self.n_hidden, self.n_hidden, dtype=torch.float32).to(first))[0]
+            for _ in self.networks[1:]
+        ]
         self.gene_embedding.copy_(torch.cat([first, *(first @ rotation for rotation in rotations)], dim=1))
 
 

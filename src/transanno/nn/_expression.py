@@ -27,8 +27,8 @@ def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
     """
     if min_fraction >= 1.0:
         return counts
-    shared = min_fraction + (1.0 - min_fraction) * torch.rand((), device=counts.device)
-    own = torch.empty(len(counts), device=counts.device).uniform_(*_DEPTHS_OF_CELLS)
+    shared = min_fraction + (1.0 - min_fraction) * torch.rand((), dtype=torch.float32, device=counts.device)
+    own = torch.empty(len(counts), dtype=torch.float32, device=counts.device).uniform_(*_DEPTHS_OF_CELLS)
     kept = (shared * own).clamp(_MIN_KEPT, 1.0)
     # Only stored molecules can be lost; drawing at the ~90 % zeros would cost ten times as much.
     rows, columns = counts.nonzero(as_tuple=True)
@@ -48,8 +48,8 @@ def perturb_genes(counts: Tensor, *, deviation: float, is_other: Tensor) -> Tens
     """
     if deviation == 0.0:
         return counts
-    spread = deviation * torch.rand((), device=counts.device)
-    efficiency = (spread * torch.randn(counts.shape[1], device=counts.device)).exp()
+    spread = deviation * torch.rand((), dtype=torch.float32, device=counts.device)
+    efficiency = (spread * torch.randn(counts.shape[1], dtype=torch.float32, device=counts.device)).exp()
     return counts * efficiency.masked_fill_(is_other, 1.0)
 
 
@@ -154,7 +154,7 @@ def sum_over_cells(expression: Tensor) -> Tensor:
     """expression ``(n_obs, n_vars)``, dense or sparse CSR -> its sum over cells ``(n_vars,)``."""
     if expression.layout != torch.sparse_csr:
         return expression.sum(dim=0)
-    total = torch.zeros(expression.shape[1], device=expression.device)
+    total = torch.zeros(expression.shape[1], dtype=expression.dtype, device=expression.device)
     return total.index_add_(0, expression.col_indices().long(), expression.values())
 
 

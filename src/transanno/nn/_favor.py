@@ -17,8 +17,10 @@ def draw_projection(n_features: int, head_dim: int) -> Tensor:
     estimate :cite:p:`choromanski2021performer`.
     """
     n_blocks = -(-n_features // head_dim)
-    directions = torch.cat([nn.init.orthogonal_(torch.empty(head_dim, head_dim)) for _ in range(n_blocks)])
-    return directions[:n_features] * torch.randn(n_features, head_dim).norm(dim=1, keepdim=True)
+    directions = torch.cat(
+        [nn.init.orthogonal_(torch.empty(head_dim, head_dim, dtype=torch.float32)) for _ in range(n_blocks)]
+    )
+    return directions[:n_features] * torch.randn(n_features, head_dim, dtype=torch.float32).norm(dim=1, keepdim=True)
 
 
 def softmax_features(x: Tensor, projection: Tensor, *, is_query: bool, exact_gradient: bool = False) -> Tensor:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from transanno._constants import UNASSIGNED_CATEGORY
+from transanno.checks._warn import warn
 from transanno.predictions._calibration import MIN_HELD_OUT, Calibration
 from transanno.predictions._conformal import is_discovery, warn_if_shifted
 from transanno.predictions._novelty import NoveltySpace
@@ -88,6 +90,14 @@ class Judge:
         if asked.refine:
             assert cells is not None  # which predict checks
             probabilities = refine_probabilities(probabilities, cells.counts.rows(positions), ~self.is_gene)
+        is_empty = outputs.is_empty
+        if is_empty.any():
+            warn(
+                f"{np.count_nonzero(is_empty)} of {len(is_empty)} cells have no count in any gene of the model, so nothing is "
+                f"known of them: they are called {UNASSIGNED_CATEGORY!r}, and all types are equally probable. Remove empty cells "
+                "first, for example with scanpy.pp.filter_cells(adata, min_counts=1)."
+            )
+            probabilities, own = (np.where(is_empty[:, None], 1 / len(self.labels), p) for p in (probabilities, own))
         distance = None if cells is None else self.distances(outputs, cells.is_missing)
         novelty = is_novel = found = None
         if self.calibration is not None:
@@ -106,10 +116,11 @@ class Judge:
             certain = np.eye(len(self.labels))[known[is_known]]
             probabilities = probabilities.copy()
             probabilities[is_known] = certain
+            is_empty = is_empty & ~is_known
             is_novel = None if is_novel is None else is_novel & ~is_known
             if found is not None:
                 found[is_known] = certain.astype(bool)
         threshold = asked.unassigned_threshold
         return Predictions(
-            probabilities, self.labels, positions, obs_names, threshold, novelty, is_novel, found, outputs.z
+            probabilities, self.labels, positions, obs_names, threshold, novelty, is_novel, found, is_empty, outputs.z
         )

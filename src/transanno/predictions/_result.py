@@ -44,7 +44,8 @@ class Predictions:
     """``(n_cells,)`` bool, cells that are ``"Unknown"``; None: no cell is"""
     sets: np.ndarray | None = None
     """``(n_cells, n_labels)`` bool, types that a cell may be of"""
-
+    is_empty: np.ndarray | None = None
+    """``(n_cells,)`` bool, cells of which nothing is known, which are ``"Unassigned"``; None: no cell is"""
     z: np.ndarray | None = None
     """``(n_cells, n_latent)`` cell states"""
 
@@ -54,7 +55,11 @@ class Predictions:
         codes = self.probabilities.argmax(axis=1)
         if self.unassigned_threshold is not None:
             codes = np.where(self.confidence < self.unassigned_threshold, len(self.classes), codes)
-        return codes if self.is_novel is None else np.where(self.is_novel, len(self.categories) - 1, codes)
+        if self.is_novel is not None:
+            codes = np.where(self.is_novel, len(self.categories) - 1, codes)
+        if self.is_empty is not None and self.is_empty.any():
+            codes = np.where(self.is_empty, self.categories.tolist().index(UNASSIGNED_CATEGORY), codes)
+        return codes
 
     @property
     def confidence(self) -> np.ndarray:
@@ -64,7 +69,9 @@ class Predictions:
     @property
     def categories(self) -> np.ndarray:
         """Names that codes stand for; ``"Unassigned"`` and ``"Unknown"`` come last."""
-        unassigned = [] if self.unassigned_threshold is None else [UNASSIGNED_CATEGORY]
+        has_unassigned = self.unassigned_threshold is not None or (self.is_empty is not None and self.is_empty.any())
+        # A type of the reference may be called so where nothing else was to be.
+        unassigned = [UNASSIGNED_CATEGORY] if has_unassigned and UNASSIGNED_CATEGORY not in self.classes else []
         novel = [] if self.is_novel is None else [NOVEL_CATEGORY]
         return np.array([*self.classes.astype(str), *unassigned, *novel])
 

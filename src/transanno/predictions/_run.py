@@ -35,6 +35,8 @@ class Outputs(NamedTuple):
     """``(n_cells, n_latent)``, the cell states"""
     projected: np.ndarray
     """``(n_cells, width)``, log-expression times what the backend was told to project it on; of no width if nothing"""
+    is_empty: np.ndarray
+    """``(n_cells,)`` bool, cells without a count in any gene that is read"""
 
 
 class Backend(Protocol):

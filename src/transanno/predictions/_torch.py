@@ -49,10 +49,13 @@ class TorchBackend:
                 tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY],
                 torch.from_numpy(is_missing).to(module.device), self.center,
             )  # fmt: skip
-            projected = None if self.axes is None else sum_over_genes(found["expression"], self.axes)
+            expression = found["expression"]
+            product = None if self.axes is None else sum_over_genes(expression, self.axes)
+            is_empty = sum_over_genes(expression, torch.ones_like(module.mean_expression)[:, None])[:, 0] == 0
         nothing = np.zeros((len(found["z"]), 0), np.float32)
-        parts = (found.get("logits"), found["z"], projected)
-        return Outputs(*(nothing if values is None else values.float().cpu().numpy() for values in parts))
+        parts = found.get("logits"), found["z"], product
+        logits, z, projected = (nothing if values is None else values.float().cpu().numpy() for values in parts)
+        return Outputs(logits, z, projected, is_empty.cpu().numpy())
 
     def run_minibatches(self, minibatches: Iterable[dict[str, Tensor]], is_missing: np.ndarray) -> Outputs:
         """Minibatches of a loader of the user's -> outputs of all their cells."""

@@ -124,14 +124,14 @@ class TestClassBalancedSampler:
 
 
 def make_splitter(labels=None, **kwargs) -> AnnotationDataSplitter:
-    labels = np.where(CODES < 0, "Unknown", CODES.astype(str)) if labels is None else np.asarray(labels)
+    labels = np.where(CODES < 0, "Unlabeled", CODES.astype(str)) if labels is None else np.asarray(labels)
     n_obs = len(labels)
     x = np.random.default_rng(1).poisson(2.0, size=(n_obs, 5)).astype("float32")
     x[:, 0] = np.arange(n_obs) + 1  # tells who a cell is
     adata = ad.AnnData(sp.csr_matrix(x), obs=pd.DataFrame({"y": labels}, index=[f"c{i}" for i in range(n_obs)]))
     TransAnno.setup_anndata(adata, "y")
     manager = TransAnno._get_most_recent_anndata_manager(adata)
-    n_labels = len(set(labels) - {"Unknown"}) + 1
+    n_labels = len(set(labels) - {"Unlabeled"}) + 1
     return AnnotationDataSplitter(manager, n_labels=n_labels, **({"batch_size": 17} | kwargs))
 
 

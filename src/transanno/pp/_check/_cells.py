@@ -64,7 +64,7 @@ def cell_findings(cells: pd.DataFrame, n_vars: int) -> list[Finding]:
             "empty cells",
             "warning",
             f"{n_empty} cells without any count, {n_near} with counts in fewer than {few:.0f} genes",
-            "they get a type all the same, which means little; remove them: adata[report.cells.n_genes >= "
+            "empty ones are called Unassigned, and the type of near empty ones means little; remove them: adata[report.cells.n_genes >= "
             f"{np.ceil(few):.0f}]",
         )
     else:

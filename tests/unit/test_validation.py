@@ -225,12 +225,13 @@ class TestAnnData:
         with pytest.raises(KeyError) as error:
             check_layer(adata, "count", name="query")
         assert str(error.value) == (
-            "layer='count' is not a layer of query. Did you mean 'counts'? Layers available: 'counts'."
+            "layer='count' is not a layer of query. Did you mean 'counts'? Layers available: 'counts'. "
+            "Leave layer out where X holds the counts."
         )
 
     def test_missing_layer_without_any(self, adata):
         del adata.layers["counts"]
-        with pytest.raises(KeyError, match="Layers available: none.$"):
+        with pytest.raises(KeyError, match="Layers available: none. Leave layer out"):
             check_layer(adata, "None", name="query")
 
 

@@ -158,7 +158,7 @@ class TestPlacesOfCounts:
         query.layers[key] = query.X.copy()
         query.layers["other"] = query.X.toarray() - 5.5
         query.X = query.X.toarray() - 0.7
-        message = rf'query\.X looks scaled.*query\.layers\["{key}"\] holds such: pass layer="{key}"'
+        message = rf'query\.X looks scaled.*query\.layers\["{key}"\] holds raw counts: pass layer="{key}"'
         with pytest.raises(ValueError, match=message):
             TransAnno.load_query_data(query, model, accelerator="cpu")
         assert f'pass layer="{key}"' in pp.check(query)["scale"].found
@@ -177,7 +177,7 @@ class TestPlacesOfCounts:
 
     def test_of_a_named_layer_x_is_named(self, model, query):
         query.layers["scaled"] = query.X.toarray() - 0.7
-        with pytest.raises(ValueError, match=r"query\.X holds such: leave layer out"):
+        with pytest.raises(ValueError, match=r"query\.X holds raw counts: leave layer out"):
             TransAnno.load_query_data(query, model, layer="scaled", accelerator="cpu")
 
 

@@ -246,7 +246,8 @@ class TestUnknown:
 
     def test_type_of_that_name_is_refused(self, reference, small, fast):
         reference.obs["cell_type"] = reference.obs["cell_type"].replace("T cell", "Unknown")
-        TransAnno.setup_anndata(reference, "cell_type", unlabeled_category="none")
+        with pytest.warns(UserWarning, match="usually means none"):
+            TransAnno.setup_anndata(reference, "cell_type", unlabeled_category="none")
         model = TransAnno(reference, **small)
         model.train(1, **fast)
         with pytest.raises(ValueError, match="has a type called 'Unknown'"):

@@ -92,6 +92,15 @@ def _per_total(x: np.ndarray, total: float = 1e4) -> np.ndarray:
     return x / np.maximum(x.sum(axis=1, keepdims=True), 1) * total
 
 
+def _lengths(x: np.ndarray) -> np.ndarray:
+    return np.random.default_rng(0).uniform(0.5, 5.0, x.shape[1])
+
+
+def _significant(x: np.ndarray, digits: int) -> np.ndarray:
+    unit = 10.0 ** (np.floor(np.log10(np.maximum(x, 1e-30))) + 1 - digits)
+    return np.round(x / unit) * unit
+
+
 def _zscore(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-8)
 
@@ -137,6 +146,19 @@ SCALES: dict[str, Damage] = {
     "huge": values(lambda x: x * 1e30),
     "overflown": values(lambda x: x * 1e38),
     "exponential": values(np.exp),
+    "log1p of CP10k, 3 decimals": values(lambda x: np.round(np.log1p(_per_total(x)), 3)),
+    "log1p of CP10k, 4 significant digits": values(lambda x: _significant(np.log1p(_per_total(x)), 4)),
+    "log1p of CP10k, half precision": values(lambda x: np.log1p(_per_total(x)).astype(np.float16)),
+    "TPM": values(lambda x: _per_total(x / _lengths(x), 1e6)),
+    "log1p of TPM": values(lambda x: np.log1p(_per_total(x / _lengths(x), 1e6))),
+    "corrected for ambient RNA": values(lambda x: np.where(np.arange(x.size).reshape(x.shape) % 4 == 0, 0.9 * x, x)),
+    "a few negative counts": values(
+        lambda x: np.where((x > 0) & (np.arange(x.size).reshape(x.shape) % 97 == 0), -1, x)
+    ),
+    "NaN genes": values(lambda x: np.where(np.arange(x.shape[1]) % 9 == 0, np.nan, x)),
+    "NaN genes in a part": values(
+        lambda x: np.where((np.arange(x.shape[1]) % 9 == 0) & (np.arange(len(x))[:, None] < len(x) // 2), np.nan, x)
+    ),
     "doubled": values(lambda x: 2 * x),
     "expected counts": values(lambda x: x + 0.3 * (x > 2)),
     "ranks": values(lambda x: x.argsort(axis=1).argsort(axis=1)),
@@ -241,6 +263,8 @@ GENES: dict[str, Damage] = {
     "mixed ids": names(lambda old, rng: [f"ENSG{i:011d}" if i % 2 else name for i, name in enumerate(old)]),
     "with suffix": names(lambda old, rng: [f"{name}.1" for name in old]),
     "with genome": names(lambda old, rng: [f"GRCh38_{name}" for name in old]),
+    "with genome and dash": names(lambda old, rng: [f"hg19-{name}" for name in old]),
+    "symbol and id": names(lambda old, rng: [f"{name}_ENSG{i:011d}" for i, name in enumerate(old)]),
     "with white space": names(lambda old, rng: [f" {name} " for name in old]),
     "numbers": names(lambda old, rng: [str(i) for i in range(len(old))]),
     "unicode": names(lambda old, rng: [f"{name}α\u200b🧬" if i % 2 else name for i, name in enumerate(old)]),
@@ -249,6 +273,12 @@ GENES: dict[str, Damage] = {
     "only very long names": names(lambda old, rng: [name * 3000 for name in old]),
     "NaN among names": names(lambda old, rng: ["nan", *old[1:]]),
     "new lines in names": names(lambda old, rng: [f"{name}\n" if i % 2 else name for i, name in enumerate(old)]),
+    "types with gaps": column(
+        "feature_types", lambda n, rng: np.array(["Gene Expression", None, ""], object)[np.arange(n) % 3], where="var"
+    ),
+    "types in another spelling": column("feature_types", lambda n, rng: ["gene_expression"] * n, where="var"),
+    "column of lists": column("alias", lambda n, rng: pd.Series([["a", "b"]] * n).to_numpy(), where="var"),
+    "ids and a column of lists": lambda adata, rng: _ids_and_lists(adata),
     "few": genes(lambda n, rng: np.sort(rng.permutation(n)[:60])),
     "one": genes(lambda n, rng: [0]),
     "none": genes(lambda n, rng: []),
@@ -258,6 +288,14 @@ GENES: dict[str, Damage] = {
     "marked by text": column("is_missing", lambda n, rng: ["no"] * n, where="var"),
     "marked by NaN": column("is_missing", lambda n, rng: np.full(n, np.nan), where="var"),
 }
+
+
+def _ids_and_lists(adata: ad.AnnData) -> ad.AnnData:
+    adata.var["alias"] = pd.Series([["a"]] * adata.n_vars, index=adata.var_names, dtype=object).to_numpy()
+    adata.var["symbol"] = list(adata.var_names)
+    adata.var_names = [f"ENSG{i:011d}" for i in range(adata.n_vars)]
+    return adata
+
 
 CELLS: dict[str, Damage] = {
     "one": cells(lambda n, rng: [0]),
@@ -333,6 +371,10 @@ LABELS: dict[str, Damage] = {
     "class per cell": column("cell_type", lambda n, rng: [f"type {i}" for i in range(n)]),
     "one cell of a class": column("cell_type", lambda n, rng: ["rare", *["a", "b"] * n][:n]),
     "very long": column("cell_type", lambda n, rng: np.array(["a" * 5000, "b" * 5000])[np.arange(n) % 2]),
+    "unknown": column("cell_type", lambda n, rng: np.array(["unknown", "b", "c"])[np.arange(n) % 3]),
+    "nan as text": column("cell_type", lambda n, rng: pd.Categorical(np.array(["nan", "b", "c"])[np.arange(n) % 3])),
+    "white space behind": column("cell_type", lambda n, rng: np.array(["b", "b ", "c"])[np.arange(n) % 3]),
+    "lists": column("cell_type", lambda n, rng: pd.Series([["a"], ["b"]] * n, dtype=object).to_numpy()[:n]),
     "empty text": column("cell_type", lambda n, rng: np.array(["", "b"])[np.arange(n) % 2]),
     "unicode": column("cell_type", lambda n, rng: np.array(["T 細胞", "Б/клетка\n"])[np.arange(n) % 2]),
     "mixture": column("cell_type", lambda n, rng: np.array([1, "1", 1.0, True], object)[np.arange(n) % 4]),

@@ -21,13 +21,14 @@ def counts_cure(adata: AnnData, layer: str | None, *, name: str) -> Cure:
     def cure(is_needed: bool = True) -> str:
         scales = _scales(adata, layer)
         places = [key for key, scale in scales.items() if scale.kind == "counts"]
+        what = "raw counts" if places else "fractional counts or TPM"
         places = places or [key for key, scale in scales.items() if is_usable(scale)]
         if places:
-            return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} such: {_how(places[0], name)}."
+            return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} {what}: {_how(places[0], name)}."
         if not is_needed:
             return ""
-        looked = f"Neither the other layers ({_layers(adata, layer)}) nor raw hold any" if scales else (
-            f"{name} has no other layer and no raw that could hold them"
+        looked = f"Neither the other layers ({_layers(adata, layer)}) nor raw hold raw counts" if scales else (
+            f"{name} has no other layer and no raw that could hold raw counts"
         )  # fmt: skip
         return (
             f"{looked}: take them from where the data came from, and put them into X or a layer. transanno.pp.check(adata) "

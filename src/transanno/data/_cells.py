@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import mudata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
+from transanno.data._check_counts import CheckedCounts, NotFiniteError
 from transanno.data._counts import Counts, MatrixCounts, in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names, say
@@ -123,9 +126,9 @@ def align(
             say([source.found])  # of raw, for example, whose genes are others
             raise
         if only_some and isinstance(source.counts, MatrixCounts):
-            counts = source.lazily_checked(aligned, spec.vocabulary)
+            counts: Counts = CheckedCounts(aligned, partial(_checked, source, aligned, spec.vocabulary))
         else:
-            counts = in_memory(aligned, source.checked(aligned, spec.vocabulary))
+            counts = in_memory(aligned, _checked(source, aligned, spec.vocabulary))
         say([source.note, *notes], tell)
         is_missing = aligned.match.is_missing
         return AlignedData(counts, is_missing if aligned.others is None else np.append(is_missing, False), obs, spec)
@@ -145,7 +148,7 @@ def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> p
     def read(source: CountsSource) -> pd.Index:
         source.judge()
         aligned, _, _ = _match(source, vocabulary, None, "query", min_shared=floor_for_reference(len(vocabulary)))
-        for _ in source.checked(aligned, vocabulary):
+        for _ in _checked(source, aligned, vocabulary):
             pass
         return vocabulary[~aligned.match.is_missing]
 
@@ -173,6 +176,21 @@ def _match(
     match = match_genes(names, genes, var=source.var, is_missing=is_missing, min_shared=min_shared, name=name)
     others = OtherGenes.of(names, is_missing, genes, shares) if adds_others else None
     return AlignedCounts(source.counts, match, others, name), notes, tell
+
+
+def _checked(source: CountsSource, aligned: AlignedCounts, genes: pd.Index) -> Iterator[sp.csr_matrix]:
+    """Blocks of aligned counts; what is wrong with the values is said of the genes that the user's data have."""
+    try:
+        yield from source.checked(aligned, genes)
+    except NotFiniteError as error:
+        if aligned.others is None:
+            raise
+        for _ in source.checked():  # names those that are summed as other genes
+            pass
+        raise ValueError(
+            f"The counts of some cell of {source.where} add up to more than float32 holds. Raw counts are numbers of molecules: "
+            "pass these, or remove the cell."
+        ) from error
 
 
 def read_obs(data: AnnData | MuData, spec: DataSpec) -> pd.DataFrame:

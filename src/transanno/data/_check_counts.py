@@ -86,6 +86,10 @@ def checked_blocks(
         judge_scale(Scale("fractional counts", stats=stats), name=name, cure=cure)
 
 
+class NotFiniteError(ValueError):
+    """Counts hold NaN or infinite values."""
+
+
 @dataclass(frozen=True, eq=False)
 class CheckedCounts:
     """Counts whose cells are checked when they are read: what is wrong with some is said as of all cells."""
@@ -198,7 +202,7 @@ class _Check:
     def conclude(self) -> ValueStats:
         """-> what the values are like; a ValueError says what is wrong with them."""
         if self.n_not_finite:
-            raise ValueError(self._what_is_not_finite())
+            raise NotFiniteError(self._what_is_not_finite())
         if self.minimum < -ROUNDING_TOLERANCE:
             raise ValueError(self._what_is_negative())
         if self.stats.maximum <= ROUNDING_TOLERANCE:

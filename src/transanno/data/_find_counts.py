@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ import scipy.sparse as sp
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
 from transanno.checks._data import no_x
 from transanno.data._beside import counts_cure
-from transanno.data._check_counts import CheckedCounts, Cure, checked_blocks, is_usable, judge_scale, static_cure
+from transanno.data._check_counts import Cure, checked_blocks, is_usable, judge_scale, static_cure
 from transanno.data._counts import Counts, MatrixCounts
 from transanno.data._raw_var import raw_var
 from transanno.data._restore import NoCounts, RestoredCounts, WithoutLogs
@@ -79,10 +78,6 @@ class CountsSource:
         """-> blocks of the counts, or of those of some ``genes``; what is wrong with the values is raised in the end."""
         counts, genes = (self.counts, self.var.index) if counts is None else (counts, genes)
         return checked_blocks(counts, name=self.where, genes=genes, cure=self.cure, scale=self._judged)
-
-    def lazily_checked(self, counts: Counts, genes: pd.Index) -> Counts:
-        """-> the counts of ``genes``, whose cells are checked when they are read."""
-        return CheckedCounts(counts, partial(self.checked, counts, genes))
 
 
 def read_counts(adata: AnnData, read: Callable[[CountsSource], _Result], *, layer: str | None, name: str) -> _Result:

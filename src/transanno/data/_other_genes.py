@@ -53,4 +53,5 @@ class OtherGenes:
         genes = counts[:, :-1]
         inside = np.asarray(genes.sum(axis=1), dtype=np.float64).ravel()
         others = np.rint(total / self.measured - inside)
-        return sp.hstack([genes, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)
+        with np.errstate(over="ignore"):  # sums that float32 does not hold are reported with all that is not finite
+            return sp.hstack([genes, sp.csr_matrix(others[:, None])], format="csr", dtype=np.float32)

@@ -20,6 +20,8 @@ _ENTREZ_BEHIND = re.compile(r"^(?P<symbol>.+?)\|(?P<id>\d+)$")
 _KIND_IN_FRONT = re.compile(r"^(gene|rna)[-:](?=.)", re.IGNORECASE)
 # An affix that so many names share belongs to none of them; of a mixture of species, each has its own.
 _SHARED = 0.2
+# What is longer is no name of a gene, and takes these patterns a while.
+_LONGEST = 200
 
 
 def genomes(names: pd.Index) -> list[str]:
@@ -50,6 +52,8 @@ def _symbol(name: str) -> str:
 
 
 def _parts(name: str) -> re.Match | None:
+    if len(name) > _LONGEST:
+        return None
     return _ID_BEHIND.match(name) or _ID_IN_FRONT.match(name) or _ENTREZ_BEHIND.match(name)
 
 
@@ -66,7 +70,7 @@ def _without_shared(names: pd.Index, genome: str | None) -> list[str]:
     if genome is not None:
         return texts
     for pattern in (r"^([^\s_:|.-]+[\s_:|.-]+)(?=.)", r"(?<=.)([\s_:|.-]+[^\s_:|.-]+)$"):
-        found = [re.search(pattern, text) for text in texts]
+        found = [re.search(pattern, text) if len(text) <= _LONGEST else None for text in texts]
         counts = pd.Series([match.group(1) for match in found if match]).value_counts()
         shared = set(counts.index[counts > _SHARED * len(texts)])
         texts = [

@@ -7,10 +7,10 @@ fewer say nothing about a type, whatever the panel.
 from __future__ import annotations
 
 from transanno.checks._warn import warn
-from transanno.data._match_genes import EXPECTED_SHARED_FRACTION, MIN_SHARED_GENES
+from transanno.data._match_genes import MIN_SHARED_GENES
 
 # Fewer are accepted with a warning, unless they are most of the reference's.
-EXPECTED_SHARED_GENES = 100
+EXPECTED_SHARED_GENES, _MOST = 100, 0.5
 
 
 def floor_for_reference(n_reference: int) -> int:
@@ -20,7 +20,7 @@ def floor_for_reference(n_reference: int) -> int:
 
 def warn_of_few_shared(n_shared: int, n_reference: int) -> None:
     """Warn if there are so few shared genes that types may not be told apart."""
-    if n_shared < EXPECTED_SHARED_GENES and n_shared < EXPECTED_SHARED_FRACTION * n_reference:
+    if n_shared < EXPECTED_SHARED_GENES and n_shared < _MOST * n_reference:
         warn(
             f"Query and reference share {n_shared} genes, of {n_reference} of the reference; only these are used, which may be "
             "too few to tell types apart. Pass all measured genes of both if these are selections of them, and do not rely on "

@@ -16,7 +16,7 @@ from benchmarks.accuracy._selection import choose_without_each
 from benchmarks.pretraining._config import ARMS, LABELS, PLAIN, Config
 
 _ABOUT = (
-    "Means over {n_studies} studies, one task each, of the means over {n_seeds} seeds. Difference: from not pretraining, with a 95 % "
+    "Means over {n_studies} studies, one task each, of the means over seeds that all ways have finished: {n_seeds}. Difference: from not pretraining, with a 95 % "
     "interval by Student's t over the studies. *Transformer alone*: the same models, predicting without their linear experts, which "
     "pretraining leaves as they are. *Nested*: for every study, what to pretrain on is chosen on the tasks of which that study is "
     "neither the reference's nor the query's, and judged on its own task: the simplest way, none first, within one standard error of "
@@ -37,9 +37,9 @@ def write_report(config: Config, folder: Path, info: dict[str, Any]) -> None:
     alone = {name: means(rows[rows["labels"] == name], config, "macro_f1_transformer") for name in LABELS}
     studies = studies_of(rows)
     nested = {name: nested_scores(table, studies) for name, table in scores.items()}
-    about = _ABOUT.format(
-        n_studies=len(next(iter(scores.values()))), n_seeds=rows["seed"].nunique(), cores=rows["cores"].max()
-    )
+    n_seeds = rows.groupby(["task", "arm"]).size().groupby("task").min().value_counts().sort_index()
+    seeds = ", ".join(f"{n} for {n_tasks} tasks and labels" for n, n_tasks in n_seeds.items())
+    about = _ABOUT.format(n_studies=len(next(iter(scores.values()))), n_seeds=seeds, cores=rows["cores"].max())
     sections = [
         "# Benchmark: pretraining",
         about_rows(rows, info),
@@ -101,12 +101,12 @@ def verdict(scores: dict[str, pd.DataFrame], nested: dict[str, dict[bool, pd.Dat
     found = {f"{arm}, {name}": scores[name][arm] - scores[name][PLAIN] for name in scores for arm in ARMS[1:]}
     signs = {key: _sign(difference) for key, difference in found.items()}
     better, worse = ([key for key, sign in signs.items() if sign == wanted] for wanted in (1, -1))
-    what = f"helps with {' and '.join(helps)}" if helps else "does not help, and the default stays without it"
+    what = f"helps with {' and '.join(helps)}" if helps else "is not shown to help, and the default stays without it"
     numbers = ", ".join(f"{gain.mean():+.3f} ({name})" for name, gain in gains.items())
     return (
         f"**Pretraining {what}**: chosen without the study that it is judged on, it changes macro-F1 by {numbers}. Of the "
-        f"{len(found)} differences of an arm from not pretraining, {_listed(better)} above zero with their interval and "
-        f"{_listed(worse)} below; they go from {_extreme(found, min)} to {_extreme(found, max)}."
+        f"{len(found)} differences of a way of pretraining from none, the interval is above zero for {_listed(better)} and below for "
+        f"{_listed(worse)}; they go from {_extreme(found, min)} to {_extreme(found, max)}."
     )
 
 
@@ -117,7 +117,7 @@ def _sign(difference: pd.Series) -> int:
 
 
 def _listed(names: list[str]) -> str:
-    return f"{len(names)} ({'; '.join(names)}) are" if names else "none are"
+    return f"{len(names)} ({'; '.join(names)})" if names else "none"
 
 
 def _extreme(differences: dict[str, pd.Series], which: Any) -> str:
@@ -146,8 +146,8 @@ def _main_table(
             lines.append([*line, pretraining, f"{of_arm['seconds']:.0f}"])
         for simplest, found in nested[name].items():
             n_chosen = int((found["chosen"] != PLAIN).sum())
-            rule = "nested" if simplest else "nested, highest mean"
-            label = f"**{rule}**, pretrained for {n_chosen} of {len(found)} studies"
+            rule = "**nested**" if simplest else "nested, highest mean"
+            label = f"{rule}, pretrained for {n_chosen} of {len(found)} studies"
             lines.append([name, label, *_compared(found["score"], table[PLAIN]), *["–"] * 5])
     header = ["labels", "pretrained on", "macro-F1", "difference", "95 % interval"]
     header += ["Transformer alone", "difference", "95 % interval", "pretraining, s", "fit and predict, s"]

@@ -252,8 +252,8 @@ class TestReport:
         scores, nested = self.scores(write, {arm: 0.0 if arm == PLAIN else -0.1 for arm in ARMS})
         assert set(nested["all labels"][True]["chosen"]) == {PLAIN}
         text = verdict(scores, nested)
-        assert text.startswith("**Pretraining does not help, and the default stays without it**")
-        assert "+0.000 (all labels)" in text and "none are above zero" in text
+        assert text.startswith("**Pretraining is not shown to help, and the default stays without it**")
+        assert "+0.000 (all labels)" in text and "the interval is above zero for none and below for 9 (" in text
 
     def test_files(self, write, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv("TRANSANNO_DATA", str(tmp_path / "absent"))
@@ -267,6 +267,7 @@ class TestReport:
         assert main(arguments) == 0
         report = (tmp_path / "pretraining.md").read_text()
         assert capsys.readouterr().out.strip() == report.strip()
+        assert "that all ways have finished: 2 for 9 tasks and labels." in report
         assert "| all labels | not pretrained | 0.600 | – | – | 0.500 | – | – | – | 10 |" in report
         assert "| all labels | query and reference | 0.701 | +0.101 | +0.099 to +0.103 |" in report
         assert "**nested**, pretrained for 3 of 3 studies | 0.701 | +0.101 |" in report

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "accuracy": "tasks × methods × seeds, against linear models, CellTypist and scANVI; cached cell by cell",
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
     "ablation": "what each part of the default model is worth, over many tasks",
+    "pretraining": "what pretraining on the data at hand, on other studies of the organ and on all others is worth",
     "masked": "masked-expression pretraining, against always guessing each gene's commonest bin",
     "paper": "the paper's network and training against the defaults, on mouse pancreas",
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",

@@ -58,7 +58,7 @@ def load_side(side: dict[str, Any], label: str) -> AnnData:
     """Side of a pair -> its cells with label and batch as text.
 
     ``label_map`` renames labels, so that both sides name a type alike; ``symbols: "upper"`` makes genes of two species
-    comparable. Of symbols that differ in case alone the first is kept.
+    comparable.
     """
     adata = ad.read_h5ad(data_folder() / side["file"])
     if side["filter"] is not None:
@@ -68,10 +68,14 @@ def load_side(side: dict[str, Any], label: str) -> AnnData:
     symbols = side.get("symbols")
     if symbols not in (None, "upper"):
         raise ValueError(f"The symbols of a side are {symbols!r}. Allowed: 'upper', or nothing.")
-    if symbols == "upper":
-        upper = adata.var_names.str.upper()
-        adata = adata[:, ~upper.duplicated()].copy()
-        adata.var_names = upper.drop_duplicates()
+    return upper_symbols(adata) if symbols == "upper" else adata
+
+
+def upper_symbols(adata: AnnData) -> AnnData:
+    """-> symbols in upper case; of those that differ in case alone the first is kept."""
+    upper = adata.var_names.str.upper()
+    adata = adata[:, ~upper.duplicated()].copy()
+    adata.var_names = upper.drop_duplicates()
     return adata
 
 

@@ -74,7 +74,7 @@ class Config:
 
 
 def read_config(path: Path = CONFIG) -> Config:
-    """TOML -> config; groups that it does not name follow from the studies."""
+    """TOML -> config; groups follow from the studies."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     methods = {}
     for name, table in content.pop("methods").items():
@@ -82,19 +82,15 @@ def read_config(path: Path = CONFIG) -> Config:
         methods[name] = Method(name=name, **listed, **table)
     tasks = content["tasks"]
     try:
-        studies = studies_of(tasks, content.pop("studies", None))
+        studies = studies_of(tasks, content.pop("studies"))
     except ValueError as error:
         raise ValueError(f"{path.name}: {error}") from error
     kinds = {key: content.pop(key, ()) for key in ("across_species", "spatial")}
-    groups = {name: tuple(members) for name, members in content.pop("groups", {}).items()}
-    unknown = {task for members in groups.values() for task in members} - set(tasks)
-    if unknown:
-        raise ValueError(f"{path.name}: groups name tasks that there are not: {', '.join(sorted(unknown))}.")
     nested = content.pop("nested", None)
     return Config(
         methods=methods,
         studies=studies,
-        groups=groups or groups_of(tasks, studies, **kinds),
+        groups=groups_of(tasks, studies, **kinds),
         nested=_read_nested(nested, methods, path.name) if nested else None,
         seeds=tuple(content.pop("seeds")),
         one_batch=tuple(content.pop("one_batch")),

@@ -20,10 +20,8 @@ class Studies(NamedTuple):
         return self.reference != self.query
 
 
-def studies_of(tasks: dict[str, dict[str, Any]], studies: dict[str, str | list[str]] | None) -> dict[str, Studies]:
-    """Tasks, and the studies of pairs and files -> those of every task; without any, every task is its own study."""
-    if studies is None:
-        return {name: Studies(name, name) for name in tasks}
+def studies_of(tasks: dict[str, dict[str, Any]], studies: dict[str, str | list[str]]) -> dict[str, Studies]:
+    """Tasks, and the studies of pairs and files -> those of every task."""
     sources = {name: definition.get("pair") or definition["file"] for name, definition in tasks.items()}
     absent, spare = set(sources.values()) - set(studies), set(studies) - set(sources.values())
     if absent or spare:

@@ -26,8 +26,8 @@ _ABOUT = (
 def write_nested(config: Config, folder: Path, info: dict[str, Any]) -> None:
     """Read ``cells.jsonl`` in the folder, and write the report beside it."""
     nested = config.nested
-    if nested is None or HEADLINE not in config.groups:
-        raise SystemExit("--nested needs a config with [nested] and [studies].")
+    if nested is None:
+        raise SystemExit("--nested needs a config with [nested].")
     headline, species = (list(config.groups[group]) for group in (HEADLINE, SPECIES))
     methods = [*nested.methods, *nested.peers]
     rows = current_rows(config, [*headline, *species], methods, folder / "cells.jsonl")

@@ -72,9 +72,7 @@ def make_task(name: str, definition: dict[str, Any], *, n_genes: int, one_batch:
 
 
 def check_studies(name: str, definition: dict[str, Any], named: Studies) -> None:
-    """The config's studies, which reports read without the data, are those of the data; its own study has none."""
-    if named == Studies(name, name):
-        return
+    """The config's studies, which reports read without the data, are those of the data."""
     if "pair" in definition:
         pair = read_pairs()[definition["pair"]]
         files = [pair[side]["file"] for side in ("ref", "query")][:: -1 if definition.get("reversed") else 1]

@@ -7,14 +7,12 @@ from functools import partial
 from typing import Any
 from unittest import mock
 
-import anndata as ad
 import numpy as np
-import pandas as pd
 import scvi
 from anndata import AnnData
 
 import transanno
-from benchmarks._data import BATCH, LABEL, data_folder
+from benchmarks._data import BATCH, LABEL
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
 from transanno.nn import CellTypeHead, Shares
 from transanno.predictions._refine import average_neighbors, learn_from_query, principal_components
@@ -99,26 +97,6 @@ def with_batches(reference: AnnData, *, seed: int, cores: int, **train: Any) -> 
     return {"": _predict(model, refine=True), " + query training": adapted}
 
 
-def pretrained(reference: AnnData, *, seed: int, cores: int, cells: str, **train: Any) -> Fitted:
-    """Pretrained on the ``cells`` of the reference, or of both sides, then all of it part of the prediction; or of a file."""
-
-    def start(both: AnnData) -> transanno.TransAnno:
-        first = transanno.tl.pretrain(both, genes=_genes(reference), seed=seed, **_TRAIN)
-        return _fit(reference, seed, train, pretrained=first)
-
-    if cells == "reference" or cells.endswith(".h5ad"):
-        model = start(reference if cells == "reference" else _foreign(cells))
-        return {"": _predict(model, refine=True)}
-    if cells != "both":
-        raise ValueError(f"cells = {cells!r}. Allowed: 'reference', 'both', or a file of the data folder, '….h5ad'.")
-
-    def predict(query: AnnData) -> Prediction:
-        both = ad.concat([reference, query], index_unique="-", keys=["reference", "query"])
-        return _predict(start(both), refine=True)(query)
-
-    return {"": predict}
-
-
 def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **train: Any) -> Fitted:
     """Another encoder; ``tl.fit_reference`` has the default one."""
     scvi.settings.seed = seed
@@ -127,12 +105,6 @@ def other_encoder(reference: AnnData, *, seed: int, cores: int, encoder: str, **
     model = transanno.TransAnno(adata, encoder=encoder)
     model.train(**train, **_TRAIN)
     return {"": _predict(model, refine=True), ", unrefined": _predict(model, refine=False)}
-
-
-def _foreign(file: str) -> AnnData:
-    """-> unlabeled cells of another study."""
-    adata = ad.read_h5ad(data_folder() / file)
-    return AnnData(adata.X, obs=adata.obs[[]], var=pd.DataFrame(index=adata.var_names))
 
 
 def _genes(reference: AnnData) -> list[str]:

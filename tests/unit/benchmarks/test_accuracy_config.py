@@ -74,22 +74,14 @@ def test_studies_and_kinds_are_those_of_the_data(published_data):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("[nested]", '[groups]\n"wrong" = ["no such task"]\n[nested]', "groups name tasks that there are not: no such"),
         ('P3_cellmix3 = "Tian 2019"', "", r"\[studies\] lacks P3_cellmix3"),
         ('P3_cellmix3 = "T', 'P9 = "X"\nP3_cellmix3 = "T', r"\[studies\] names P9, which no task uses"),
         ('methods = ["transanno settings",', 'methods = ["no",', r"\[nested\] names methods that there are not: no"),
     ],
-    ids=["group", "study missing", "study unused", "nested"],
+    ids=["study missing", "study unused", "nested"],
 )
 def test_names_without_meaning_are_refused(old, new, message, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text(CONFIG_FILE.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         read_config(config)
-
-
-def test_pretraining_has_the_same_tasks_with_five_seeds():
-    config = read_config(CONFIG_FILE.with_name("pretraining.toml"))
-    assert {name: CONFIG.tasks[name] for name in config.tasks} == config.tasks
-    assert len(config.seeds) == 5 and len(config.methods) == 4
-    assert config.headline == "all labels" and all(studies == (name, name) for name, studies in config.studies.items())

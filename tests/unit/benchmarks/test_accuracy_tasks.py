@@ -152,9 +152,6 @@ class TestCheckStudies:
         with pytest.raises(ValueError, match=r"task: the config says B -> A, studies\.json says A -> A"):
             check_studies("task", LEFT_OUT, Studies("B", "A"))
 
-    def test_its_own_study_needs_no_file(self, data_folder):
-        check_studies("task", LEFT_OUT, Studies("task", "task"))
-
 
 class TestPublishedData:
     """The tasks of accuracy.toml, where the data are."""

@@ -74,8 +74,8 @@ class NoveltySpace:
 
         Log-expression was zero in genes where ``is_missing (n_genes,)`` is True; these count as average.
         """
-        around_mean = projected - self.mean[~is_missing] @ self.axes(table)[~is_missing]
-        learned, expressed = _views(around_mean, self.components.shape[1], z if table is None else None)
+        mean = self.mean[~is_missing] @ self.axes(table)[~is_missing]
+        learned, expressed = _views(projected, mean, self.components.shape[1], z if table is None else None)
         nearest = [self.state.distance_to_nearest(learned), self.expression.distance_to_nearest(expressed)]
         return np.sum([np.log(np.maximum(values, 1e-12)) for values in nearest], axis=0)
 
@@ -96,7 +96,7 @@ def fit_space(
     components = adata.varm["PCs"].astype(np.float64).round(_DECIMALS)
     # Around the mean cell, as a saved model holds its centers.
     axes = _side_by_side(components, table)
-    learned, expressed = _views(expression @ axes - mean @ axes, components.shape[1], state)
+    learned, expressed = _views(expression @ axes, mean @ axes, components.shape[1], state)
     return NoveltySpace(mean, components, TypeCenters.fit(learned, codes), TypeCenters.fit(expressed, codes))
 
 
@@ -104,7 +104,10 @@ def _side_by_side(components: np.ndarray, table: np.ndarray | None) -> np.ndarra
     return components if table is None else np.hstack([components, table])
 
 
-def _views(projected: np.ndarray, n_components: int, state: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """What was projected ``(n_cells, n_components + width)``, states or None -> what was learned, and components."""
-    learned = projected[:, n_components:] if state is None else state
-    return learned.astype(np.float64), projected[:, :n_components].astype(np.float64)
+def _views(
+    projected: np.ndarray, mean: np.ndarray, n_components: int, state: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What was projected ``(n_cells, n_components + width)``, states or None -> what was learned, and components, around ``mean``."""
+    expressed = projected[:, :n_components] - mean[:n_components]
+    learned = projected[:, n_components:] - mean[n_components:] if state is None else state
+    return learned.astype(np.float64, copy=False), expressed

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
+from torch.nn import functional as F
 
 from transanno.nn import sparse_rows, sum_over_cells, sum_over_genes
 from transanno.predictions._run import Cells, Outputs
@@ -33,8 +34,10 @@ class TorchBackend:
     """
 
     def __init__(self, module: Any, *, center: Tensor | None = None, axes: np.ndarray | None = None) -> None:
-        self.module, self.center = module, center
-        self.axes = None if axes is None else torch.from_numpy(axes).float().to(module.device)
+        self.module, self.center, self.device = module, center, module.device
+        # What is left of the last column says which cells are empty.
+        axes = np.zeros((len(module.mean_expression), 0)) if axes is None else axes
+        self.axes = F.pad(torch.from_numpy(axes).float(), (0, 1), value=1.0).to(self.device)
 
     def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
         """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
@@ -47,15 +50,12 @@ class TorchBackend:
         with torch.inference_mode():
             found = module.inference(
                 tensors[REGISTRY_KEYS.X_KEY], tensors[REGISTRY_KEYS.BATCH_KEY],
-                torch.from_numpy(is_missing).to(module.device), self.center,
+                torch.from_numpy(is_missing).to(self.device), self.center,
             )  # fmt: skip
-            expression = found["expression"]
-            product = None if self.axes is None else sum_over_genes(expression, self.axes)
-            is_empty = sum_over_genes(expression, torch.ones_like(module.mean_expression)[:, None])[:, 0] == 0
-        nothing = np.zeros((len(found["z"]), 0), np.float32)
-        parts = found.get("logits"), found["z"], product
-        logits, z, projected = (nothing if values is None else values.float().cpu().numpy() for values in parts)
-        return Outputs(logits, z, projected, is_empty.cpu().numpy())
+            products = sum_over_genes(found["expression"], self.axes)
+        parts = found.get("logits", products[:, :0]), found["z"], products
+        logits, z, projected = (values.float().cpu().numpy() for values in parts)
+        return Outputs(logits, z, projected[:, :-1], projected[:, -1] == 0)
 
     def run_minibatches(self, minibatches: Iterable[dict[str, Tensor]], is_missing: np.ndarray) -> Outputs:
         """Minibatches of a loader of the user's -> outputs of all their cells."""

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from sklearn.metrics import accuracy_score, f1_score
 
 import transanno
-from transanno import TransAnno, tl
+from transanno import TransAnno, TransAnnoWarning, tl
 from transanno.predictions._result import Predictions
 from transanno.tl import _cross_validate
 
@@ -292,7 +292,8 @@ class TestUnassigned:
         ):
             with pytest.raises(ValueError, match="The reference has a type called 'Unassigned'"):
                 function()
-        TransAnno.setup_anndata(reference, "cell_type")
+        with pytest.warns(TransAnnoWarning, match="a label that usually means none"):
+            TransAnno.setup_anndata(reference, "cell_type")
         model = TransAnno(reference, **small)
         model.train(1, **fast)
         with pytest.raises(ValueError, match="The reference has a type called 'Unassigned'"):

@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transanno import TransAnno
+from transanno import TransAnno, TransAnnoWarning
 
 TOLERANCE = 1e-5
 N_QUERY, N_VARS = 61, 53
@@ -177,7 +177,9 @@ def test_rows_sum_to_one_for_any_counts(seed, depth, trained, cells):
     counts[0] = 0  # a cell without any count
     counts[1, rng.integers(N_VARS)] = 1e6
     random = ad.AnnData(sp.csr_matrix(counts), obs=cells.obs.iloc[:7].copy(), var=cells.var.copy())
-    frame = trained.predict(random, soft=True, key_added=None)
+    with pytest.warns(TransAnnoWarning, match="have no count in any gene of the model"):
+        frame = trained.predict(random, soft=True, key_added=None)
+    np.testing.assert_allclose(frame.iloc[0], 1 / frame.shape[1])  # nothing is known of it
     assert ((frame >= 0) & (frame <= 1)).all(axis=None)
     np.testing.assert_allclose(frame.sum(axis=1), 1.0, rtol=0, atol=1e-12)
 

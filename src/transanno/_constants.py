@@ -20,7 +20,13 @@ CONFIDENCE_SUFFIX: Final = "_confidence"
 """``.obs[key_added + CONFIDENCE_SUFFIX]`` holds the probability of the predicted label."""
 
 NOVELTY_SUFFIX: Final = "_novelty"
-"""``.obs[key_added + NOVELTY_SUFFIX]`` holds p-values of being like the reference's cells."""
+"""``.obs[key_added + NOVELTY_SUFFIX]`` says how much a cell is unlike the reference."""
+
+GROUP_SUFFIX: Final = "_group"
+"""``.obs[key_added + GROUP_SUFFIX]`` holds the groups of ``"Unknown"`` cells."""
+
+GROUPS_SUFFIX: Final = "_groups"
+"""``.uns[key_added + GROUPS_SUFFIX]`` holds a table of them."""
 
 SETS_SUFFIX: Final = "_sets"
 """``.obsm[key_added + SETS_SUFFIX]`` holds the types that a cell may be of, cells × types."""

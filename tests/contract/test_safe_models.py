@@ -190,7 +190,7 @@ class TestFormat:
         arguments = metadata["attributes"]["init_params_"]["non_kwargs"]
         arguments |= {"encoder": "slots", "n_slots": 3}
         rewrite(folder, format_version=2, versions={"transanno": "0.1.0"}, attributes=metadata["attributes"])
-        found = r"model\.pt was saved by transanno 0\.1\.0 in format 2, and this version, .*, reads format 3.*Train the model again"
+        found = r"model\.pt was saved by transanno 0\.1\.0 in format 2, and this version, .*, reads format 4.*Train the model again"
         with pytest.raises(ValueError, match=found):
             READERS[reader](folder, query)
 

@@ -15,7 +15,7 @@ import torch
 from transanno import TransAnno, TransAnnoPretrain
 from transanno.nn import Architecture
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "saved_model_format3"
+GOLDEN = Path(__file__).parents[1] / "golden" / "saved_model_format4"
 
 
 def probabilities(model, adata=None):

@@ -1,4 +1,4 @@
-"""Make saved_model_format3/, a small model as it is saved, some counts, and what the model says about them.
+"""Make saved_model_format4/, a small model as it is saved, some counts, and what the model says about them.
 
 Run with Python 3.11 and scvi-tools 1.4.2, only when the format or the network has changed on purpose:
 
@@ -17,7 +17,7 @@ import scvi
 
 from transanno import TransAnno
 
-FOLDER = Path(__file__).parent / "saved_model_format3"
+FOLDER = Path(__file__).parent / "saved_model_format4"
 N_OBS, N_QUERY, N_VARS = 83, 19, 31
 TYPES = np.array(["alpha", "beta", "delta"])
 

@@ -13,6 +13,7 @@ import torch
 from transanno.data._log_normalize import log_normalize
 from transanno.models._predict import judge_of, novelty_table
 from transanno.predictions._calibration import MIN_HELD_OUT, Calibration
+from transanno.predictions._neighbors import Surroundings
 from transanno.predictions._novelty import MAX_CELLS, fit_space
 from transanno.predictions._refine import refine_probabilities
 from transanno.predictions._torch import center_of
@@ -52,7 +53,7 @@ def calibrate(model: TransAnno, training: np.ndarray, held_out: np.ndarray) -> N
     own = torch.from_numpy(outputs.logits).double().softmax(dim=1).numpy()
     model.calibration_ = found = Calibration.fit(
         own,
-        refine_probabilities(own, cells.counts.rows(held_out), ~model._is_gene),
+        refine_probabilities(own, Surroundings.of(cells.counts.rows(held_out), ~model._is_gene)),
         codes[held_out],
         judge.distances(outputs, cells.is_missing),
         logits=outputs.logits,

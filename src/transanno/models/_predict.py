@@ -28,12 +28,8 @@ def predict_cells(
     *,
     batch_size: int | None = None,
     dataloader: Iterable[Minibatch] | None = None,
-    judges: bool = True,
 ) -> tuple[Predictions, Any]:
-    """Every cell through the network once -> predictions, and the user's object, None with a ``dataloader``.
-
-    Without ``judges``, novelty is left out unless it is asked for.
-    """
+    """Every cell through the network once -> predictions, and the user's object, None with a ``dataloader``."""
     check_unassigned_threshold(asked.unassigned_threshold, model.labels)
     check_fdr(asked.fdr, model.labels)
     check_coverage(asked.coverage)
@@ -51,12 +47,11 @@ def predict_cells(
         positions = np.arange(len(outputs.logits))
         obs_names = pd.RangeIndex(len(positions)).astype(str)
     else:
-        is_asked = needs_all["fdr"] or needs_all["sets"]
-        if is_asked:
+        if needs_all["fdr"] or needs_all["sets"]:
             judge.check_is_calibrated()
         target, cells = model._resolve(adata)
         positions, obs_names = as_positions(indices, target.n_obs), target.obs_names
-        if model.calibration_ is not None and (is_asked or judges):
+        if needs_all["fdr"]:
             axes = judge.axes
         outputs = model._run(cells, positions, batch_size, axes=axes)
         known = _known_codes(model, cells.obs)[positions] if asked.keep_known else None
@@ -65,7 +60,14 @@ def predict_cells(
 
 
 def judge_of(model: TransAnno) -> Judge:
-    return Judge(model.labels, model._is_gene, model.calibration_, model.novelty_space_, novelty_table(model))
+    return Judge(
+        model.labels,
+        model._is_gene,
+        model.genes.to_numpy(),
+        model.calibration_,
+        model.novelty_space_,
+        novelty_table(model),
+    )
 
 
 def novelty_table(model: TransAnno) -> np.ndarray | None:

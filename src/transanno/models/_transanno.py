@@ -530,9 +530,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
         """
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
-        predictions, target = predict_cells(
-            self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader, judges=key_added is not None
-        )
+        predictions, target = predict_cells(self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader)
         if key_added is not None and target is not None:
             predictions.write(target, key_added)
         return predictions.to_frame() if soft else predictions.labels

@@ -6,14 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transanno.predictions._conformal import label_sets, p_values_by_type
 from transanno.predictions._temperature import calibration_error, fit_temperature, temper
+from transanno.predictions._unknown import NoveltyScale
 
 MIN_HELD_OUT = 30
 """Fewer held-out cells say nothing about probabilities."""
-
-# More digits would only make a saved model larger.
-_DECIMALS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +29,8 @@ class Calibration:
     """expected calibration error without the temperature"""
     ece_after: float
     """and with it"""
-    codes: np.ndarray
-    """``(n_cells,)`` their types"""
-    called: np.ndarray
-    """``(n_cells,)`` what they are called"""
-    probability: np.ndarray
-    """``(n_cells,)`` of their type"""
-    distance: np.ndarray | None
-    """``(n_cells,)`` from the known types; None where it cannot be measured"""
+    scale: NoveltyScale | None
+    """what these cells say about novelty; None where distances cannot be measured"""
 
     @classmethod
     def fit(
@@ -65,21 +56,9 @@ class Calibration:
             held_out=held_out,
             ece_before=calibration_error(own, codes),
             ece_after=calibration_error(after, codes),
-            codes=codes,
-            called=own.argmax(axis=1),
-            probability=after[np.arange(len(codes)), codes].round(_DECIMALS),
-            distance=None if distance is None else distance.round(_DECIMALS),
+            scale=None if distance is None else NoveltyScale.fit(distance, after),
         )
 
     def temper(self, probabilities: np.ndarray, *, refined: bool = False) -> np.ndarray:
         """Probabilities ``(n_cells, n_labels)`` -> the same, as sure as they should be."""
         return temper(probabilities, self.temperature_refined if refined else self.temperature)
-
-    def novelty(self, distance: np.ndarray, called: np.ndarray) -> np.ndarray:
-        """Distances from the known types and calls ``(n_cells,)`` -> p-values ``(n_cells,)``."""
-        assert self.distance is not None  # whoever measured distances had these, too
-        return p_values_by_type(distance, called, self.distance, self.called) if len(distance) else np.zeros(0)
-
-    def sets(self, probabilities: np.ndarray, coverage: float) -> np.ndarray:
-        """Tempered probabilities ``(n_cells, n_labels)`` -> bool, True for types that a cell may be of."""
-        return label_sets(probabilities, coverage, self.probability, self.codes)

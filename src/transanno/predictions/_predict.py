@@ -11,11 +11,13 @@ import pandas as pd
 from transanno._constants import UNASSIGNED_CATEGORY
 from transanno.checks._warn import warn
 from transanno.predictions._calibration import MIN_HELD_OUT, Calibration
-from transanno.predictions._conformal import is_discovery, warn_if_shifted
+from transanno.predictions._groups import find_groups
+from transanno.predictions._neighbors import MIN_CELLS, Surroundings
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._refine import refine_probabilities
 from transanno.predictions._result import Predictions
 from transanno.predictions._run import Cells, Outputs
+from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
 
 
 class Asked(NamedTuple):
@@ -36,7 +38,9 @@ class Judge:
     labels: np.ndarray
     """``(n_labels,)`` str"""
     is_gene: np.ndarray
-    """``(n_vars,)`` bool, all columns but that of other genes"""
+    """``(n_vars,)`` bool, all columns but that of other genes, which is the last"""
+    genes: np.ndarray
+    """``(n_genes,)`` str"""
     calibration: Calibration | None = None
     space: NoveltySpace | None = None
     """where novelty is measured"""
@@ -54,10 +58,10 @@ class Judge:
         return whole
 
     def check_is_calibrated(self) -> None:
-        """Raise `ValueError` unless cells can be compared with held-out cells of the reference."""
-        if self.calibration is None or self.calibration.distance is None:
+        """Raise `ValueError` unless held-out cells of the reference have said what probabilities and distances are worth."""
+        if self.calibration is None or self.calibration.scale is None:
             raise ValueError(
-                "fdr and sets compare cells with reference cells that were held out from training, but this model has none: "
+                "fdr and sets rest on reference cells that were held out from training, but this model has none: "
                 f"it was trained with calibrate=False or train_size=1, fewer than {MIN_HELD_OUT} labeled cells were held "
                 "out, or it was adapted to labels of the query. Train it again with tl.fit_reference, on more cells if there "
                 "were too few, or leave fdr and sets out."
@@ -70,6 +74,15 @@ class Judge:
         if len(outputs.z) == 0:
             return np.zeros(0)
         return self.space.distances(outputs.z, outputs.projected, is_missing[self.is_gene], self.table)
+
+    def _novelty(
+        self, probabilities: np.ndarray, outputs: Outputs, is_missing: np.ndarray, surroundings: Surroundings | None
+    ) -> np.ndarray:
+        """Probabilities ``(n_cells, n_labels)`` and outputs of the same cells -> novelty ``(n_cells,)``."""
+        distance = self.distances(outputs, is_missing)
+        assert distance is not None and self.calibration is not None and self.calibration.scale is not None
+        neighbors = None if surroundings is None else surroundings.neighbors
+        return self.calibration.scale.novelty(distance, probabilities, neighbors)
 
     def predictions(
         self,
@@ -86,10 +99,11 @@ class Judge:
         ``cells`` is None for minibatches of the user's, of which nothing else is known; ``known (n_cells,)`` are positions of
         the types that cells keep, -1 for none, or None if none is to be kept.
         """
-        probabilities = own
-        if asked.refine:
+        surroundings = None
+        if asked.refine or asked.fdr is not None:
             assert cells is not None  # which predict checks
-            probabilities = refine_probabilities(probabilities, cells.counts.rows(positions), ~self.is_gene)
+            surroundings = Surroundings.of(cells.counts.rows(positions), ~self.is_gene)
+        probabilities = refine_probabilities(own, surroundings) if asked.refine else own
         is_empty = outputs.is_empty
         if is_empty.any():
             warn(
@@ -98,29 +112,61 @@ class Judge:
                 "first, for example with scanpy.pp.filter_cells(adata, min_counts=1)."
             )
             probabilities, own = (np.where(is_empty[:, None], 1 / len(self.labels), p) for p in (probabilities, own))
-        distance = None if cells is None else self.distances(outputs, cells.is_missing)
-        novelty = is_novel = found = None
         if self.calibration is not None:
             # After the refinement, so that no label depends on the temperature.
             probabilities = self.calibration.temper(probabilities, refined=asked.refine)
-            if distance is not None and self.calibration.distance is not None:
-                novelty = self.calibration.novelty(distance, own.argmax(axis=1))
-            if asked.sets:
-                found = self.calibration.sets(self.calibration.temper(own), asked.coverage)
-            if novelty is not None and (asked.sets or asked.fdr is not None):
-                warn_if_shifted(novelty, self.calibration.n_cells)
-        if asked.fdr is not None and novelty is not None:
-            is_novel = is_discovery(novelty, asked.fdr)
+            own = self.calibration.temper(own)
+        sets = own >= probability_limit(asked.coverage) if asked.sets else None
+        is_known = np.zeros(len(own), dtype=bool) if known is None else known >= 0
         if known is not None:
-            is_known = known >= 0
             certain = np.eye(len(self.labels))[known[is_known]]
             probabilities = probabilities.copy()
             probabilities[is_known] = certain
             is_empty = is_empty & ~is_known
-            is_novel = None if is_novel is None else is_novel & ~is_known
-            if found is not None:
-                found[is_known] = certain.astype(bool)
-        threshold = asked.unassigned_threshold
+            if sets is not None:
+                sets[is_known] = certain.astype(bool)
+        novelty = is_novel = groups = None
+        if asked.fdr is not None:
+            assert cells is not None
+            novelty = self._novelty(own, outputs, cells.is_missing, surroundings)
+            _warn_of_rate(asked.fdr, len(novelty))
+            is_novel = (novelty > novelty_limit(asked.fdr)) & ~is_empty & ~is_known
+            if surroundings is not None:
+                counts, called = cells.counts, self.labels[own.argmax(axis=1)]
+                groups = find_groups(
+                    is_novel,
+                    novelty,
+                    called,
+                    surroundings.neighbors,
+                    lambda chosen: counts.rows(positions[chosen]),
+                    self.genes,
+                )
         return Predictions(
-            probabilities, self.labels, positions, obs_names, threshold, novelty, is_novel, found, is_empty, outputs.z
+            probabilities,
+            self.labels,
+            positions,
+            obs_names,
+            unassigned_threshold=asked.unassigned_threshold,
+            novelty=novelty,
+            is_novel=is_novel,
+            groups=groups,
+            sets=sets,
+            is_empty=is_empty,
+            z=outputs.z,
+        )
+
+
+def _warn_of_rate(fdr: float, n_cells: int) -> None:
+    """Warn where nothing is known of how far the rate holds."""
+    lowest, highest = min(NOVELTY_LIMITS), max(NOVELTY_LIMITS)
+    if not lowest <= fdr <= highest:
+        nearest = lowest if fdr < lowest else highest
+        warn(
+            f"fdr={fdr:g} is outside of what was measured on other studies, {lowest:g} to {highest:g}. Cells are called as with "
+            f"fdr={nearest:g}."
+        )
+    if 0 < n_cells < MIN_CELLS:
+        warn(
+            f"fdr={fdr:g} was asked for {n_cells} cells. Fewer than {MIN_CELLS} have no neighborhoods that novelty could be "
+            'averaged over, so that more known cells than that may be called "Unknown". Predict the whole query at once.'
         )

@@ -14,12 +14,15 @@ from mudata import MuData
 
 from transanno._constants import (
     CONFIDENCE_SUFFIX,
+    GROUP_SUFFIX,
+    GROUPS_SUFFIX,
     NOVEL_CATEGORY,
     NOVELTY_SUFFIX,
     SET_SUFFIX,
     SETS_SUFFIX,
     UNASSIGNED_CATEGORY,
 )
+from transanno.predictions._groups import UnknownGroups
 
 _EMPTY_SET = "(none)"
 
@@ -39,9 +42,11 @@ class Predictions:
     unassigned_threshold: float | None = None
     """cells whose highest probability is below are ``"Unassigned"``; None: no cell is"""
     novelty: np.ndarray | None = None
-    """``(n_cells,)`` p-values of being like the cells of the reference"""
+    """``(n_cells,)`` high where a cell is unlike the reference"""
     is_novel: np.ndarray | None = None
     """``(n_cells,)`` bool, cells that are ``"Unknown"``; None: no cell is"""
+    groups: UnknownGroups | None = None
+    """groups among these"""
     sets: np.ndarray | None = None
     """``(n_cells, n_labels)`` bool, types that a cell may be of"""
     is_empty: np.ndarray | None = None
@@ -91,12 +96,19 @@ class Predictions:
         columns[f"{key_added}{CONFIDENCE_SUFFIX}"] = self._of_all(self.confidence, np.nan)
         if self.novelty is not None:
             columns[f"{key_added}{NOVELTY_SUFFIX}"] = self._of_all(self.novelty, np.nan)
+        if self.groups is not None:
+            codes = self._of_all(self.groups.codes, -1)
+            columns[f"{key_added}{GROUP_SUFFIX}"] = pd.Categorical.from_codes(
+                codes, categories=self.groups.table["group"]
+            )
         if self.sets is not None:
             texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]
             columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
         write_obs(data, columns)
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)
+        if self.groups is not None:
+            data.uns[f"{key_added}{GROUPS_SUFFIX}"] = self.groups.table
 
     def _of_all(self, values: np.ndarray, missing: Any) -> np.ndarray:
         """Values of the predicted cells ``(n_cells, ...)`` -> of all cells ``(n_obs, ...)``."""

@@ -27,7 +27,7 @@ from mudata import MuData
 from transanno.data._files import MODEL_FILE, read_h5ad
 from transanno.saving._plain import from_json, to_json, to_plain
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Rises when other versions of this package cannot read what is saved; 1 and 2 were never released."""
 
 # Names of scvi-tools.

@@ -12,9 +12,10 @@ import pandas as pd
 
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace, TypeCenters
+from transanno.predictions._unknown import NoveltyScale
 
 # What a model knows beside its network.
-_CLASSES = {cls.__name__: cls for cls in (Calibration, NoveltySpace, TypeCenters)}
+_CLASSES = {cls.__name__: cls for cls in (Calibration, NoveltyScale, NoveltySpace, TypeCenters)}
 # The one key of a JSON object that stands for something that JSON does not have.
 _TAG = "__type__"
 

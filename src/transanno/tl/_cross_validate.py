@@ -185,7 +185,7 @@ def _predict_held_out(
     del test.obs[labels_key]
     model = fit_reference(train, labels_key, seed=seed, **fit_kwargs)
     accelerator = fit_kwargs.get("accelerator", "auto")
-    query_model, predictions = map_and_predict(test, model, asked, seed=seed, accelerator=accelerator, judges=False)
+    query_model, predictions = map_and_predict(test, model, asked, seed=seed, accelerator=accelerator)
     for used in (model, query_model):  # scvi-tools would keep the cells of all folds in memory
         used.deregister_manager(used.adata)
     return predictions

@@ -62,11 +62,10 @@ def map_and_predict(
     layer: str | None = None,
     seed: int | None = 0,
     accelerator: str = "auto",
-    judges: bool = True,
 ) -> tuple[TransAnno, Predictions]:
     """Query and trained model or folder of one -> model of the query, and what it predicts; nothing is written."""
     with seeded(seed):
         query_model = TransAnno.load_query_data(
             query, model, accelerator=accelerator, unseen_labels="mask", layer=layer
         )
-    return query_model, predict_cells(query_model, None, None, asked, judges=judges)[0]
+    return query_model, predict_cells(query_model, None, None, asked)[0]

@@ -1,0 +1,73 @@
+"""Which cells of a data set are alike: principal components of its own log-expression, and neighbors in them. No labels are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scanpy as sc
+import scipy.sparse as sp
+from anndata import AnnData
+from sklearn.neighbors import NearestNeighbors
+
+from transanno.data._log_normalize import log_normalize
+
+N_NEIGHBORS = 15
+MIN_CELLS = 50
+"""Fewer cells have no neighborhood to speak of."""
+_N_COMPONENTS = 50
+# Exact neighbors up to here; an approximate search beyond.
+_MAX_EXACT = 50_000
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """The cells that are predicted together, among each other."""
+
+    components: np.ndarray
+    """``(n_obs, n_components)``"""
+    neighbors: np.ndarray
+    """``(n_obs, n_neighbors)`` positions of every cell's nearest others"""
+
+    @classmethod
+    def of(cls, counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> Surroundings | None:
+        """Counts ``(n_obs, n_vars)`` -> surroundings; None for fewer than 50 cells or a single gene.
+
+        Columns where ``is_other (n_vars,)`` is True are part of a cell's total and nothing else.
+        """
+        if counts.shape[0] < MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
+            return None
+        components = principal_components(counts, is_other)
+        return cls(components, nearest_neighbors(components))
+
+
+def principal_components(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> np.ndarray:
+    """counts ``(n_obs, n_vars)`` -> principal components of log-expression ``(n_obs, n_components)``."""
+    adata = AnnData(log_normalize(counts, is_other))
+    if adata.n_vars == 1 or (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:
+        return adata.X[:, :1].toarray()  # one gene is its own component, and identical cells have none
+    sc.pp.pca(adata, n_comps=max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape))), random_state=0)
+    return adata.obsm["X_pca"]
+
+
+def nearest_neighbors(components: np.ndarray) -> np.ndarray:
+    """Components ``(n_obs, n_components)`` -> positions of every cell's neighbors ``(n_obs, n_neighbors)``, itself left out."""
+    n_obs = len(components)
+    n_neighbors = min(N_NEIGHBORS, n_obs - 1)
+    if (components == components[0]).all():
+        return (np.arange(n_obs)[:, None] + np.arange(1, n_neighbors + 1)) % n_obs
+    if n_obs <= _MAX_EXACT:
+        search = NearestNeighbors(n_neighbors=n_neighbors).fit(components)
+        return search.kneighbors(return_distance=False)
+    from pynndescent import NNDescent  # comes with scanpy; slow to import
+
+    neighbors, _ = NNDescent(components, n_neighbors=n_neighbors + 1, random_state=0).neighbor_graph
+    return neighbors[:, 1:]
+
+
+def neighbor_average(values: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+    """Values ``(n_obs, ...)``, neighbors ``(n_obs, k)`` -> mean over the neighbors."""
+    n_obs, k = neighbors.shape
+    rows = np.repeat(np.arange(n_obs), k)
+    weights = sp.csr_matrix((np.full(n_obs * k, 1.0 / k), (rows, neighbors.ravel())), shape=(n_obs, n_obs))
+    return weights @ values

@@ -16,7 +16,7 @@ BENCHMARKS = {
     "paper": "the paper's network and training against the defaults, on mouse pancreas",
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
-    "trust": "calibration, label sets and novelty within and across studies, and with a type left out",
+    "trust": "unknown cells, label sets and calibration across studies, and the limits that the package ships",
     "adaptation": "training on the unlabeled query: predictions before and after",
 }
 

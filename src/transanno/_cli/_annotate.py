@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from transanno import tl
@@ -14,7 +15,14 @@ from transanno._cli._console import Console
 from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
 from transanno._cli._progress import progress_arguments
-from transanno._constants import CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
+from transanno._constants import (
+    CONFIDENCE_SUFFIX,
+    GROUP_SUFFIX,
+    GROUPS_SUFFIX,
+    NOVEL_CATEGORY,
+    NOVELTY_SUFFIX,
+    UNASSIGNED_CATEGORY,
+)
 from transanno.checks._data import check_obs_column, check_unique_genes
 from transanno.data._demo import LABELS_KEY, load_demo
 from transanno.data._files import compression_of, read_h5ad, write_h5ad
@@ -143,7 +151,8 @@ def _predict(
             seed=args.seed,
             accelerator=args.accelerator,
         )
-        for key in (args.key_added, *(f"{args.key_added}{suffix}" for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))):
+        for suffix in ("", CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, GROUP_SUFFIX):
+            key = f"{args.key_added}{suffix}"
             if key in query.obs:
                 obs[key] = query.obs[key]
     finally:
@@ -165,6 +174,8 @@ def _report(
     n_predicted = predicted.value_counts()
     rows = [[str(name), f"{n}", f"{confidence[name]:.2f}"] for name, n in n_predicted.items() if n]
     console.detail(format_table([["predicted type", "cells", "mean confidence"], *rows]) + "\n")
+    if NOVEL_CATEGORY in n_predicted and f"{key_added}{GROUPS_SUFFIX}" in query.uns:
+        _report_groups(query.uns[f"{key_added}{GROUPS_SUFFIX}"], console)
     if labels_key not in query.obs:
         return
     unlabeled_category = _unlabeled_category(model)
@@ -176,6 +187,17 @@ def _report(
     truth[(truth == UNASSIGNED_CATEGORY) & ~np.isin(truth, model.labels)] = unlabeled_category
     scores = evaluate(truth, predicted, labels=model.labels, unlabeled_category=unlabeled_category)
     console.result(scores.headline if console.quiet else str(scores))
+
+
+def _report_groups(groups: pd.DataFrame, console: Console) -> None:
+    """Print the groups of cells that are called Unknown."""
+    if len(groups) == 0:
+        console.detail(f"No ten of the {NOVEL_CATEGORY} cells are alike.\n")
+        return
+    columns = (groups[column].astype(str) for column in ("group", "n_cells", "markers"))
+    rows = [[group, n_cells, markers or "none"] for group, n_cells, markers in zip(*columns, strict=True)]
+    header = [f"group of {NOVEL_CATEGORY} cells", "cells", "genes that are higher than in that type"]
+    console.detail(format_table([header, *rows]) + "\n")
 
 
 def _unlabeled_category(model: TransAnno) -> str:

@@ -115,7 +115,8 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
         "--fdr",
         type=_probability,
         metavar="Q",
-        help=f"call cells that are unlike the reference {NOVEL_CATEGORY}, at this false discovery rate (default: none)",
+        help=f"call cells that are unlike the reference {NOVEL_CATEGORY}, with this share of known cells among them on "
+        "average over queries, and print groups of them with markers (default: none)",
     )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for a UMAP and a confusion matrix as PNG")
     _add_common(parser)

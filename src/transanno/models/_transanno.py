@@ -484,13 +484,15 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.
         fdr
-            Call cells that are unlike the reference ``"Unknown"``, so many that the expected share of known cells among
-            them stays below this (Benjamini-Hochberg on the novelty). Default: none.
+            Call cells that are unlike the reference ``"Unknown"``, with this share of known cells among them: from 0.05 to
+            0.5, and on average over queries of other studies, on which the limits were chosen. In a single query it can be
+            more, and many new cells are not found; the user guide has the numbers. Cells that are predicted together
+            are compared with each other, so that the whole query should be. Default: none.
         sets
-            Write the types that a cell may be of, too: conformal sets of the cell's own probabilities, without ``refine``.
+            Write the types that a cell may be of, too: those with a high enough probability of its own, without
+            ``refine``.
         coverage
-            Share of the cells of each type whose set holds it, where query and held-out reference cells are
-            exchangeable; the user guide says what that means.
+            Share of the cells whose set holds their type, on average over queries of other studies.
         keep_known
             Keep the label of cells that have one in ``obs[labels_key]``, with probability 1; only the others are
             predicted. Labels that the model does not know count as none.
@@ -512,8 +514,12 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ``obs[key_added + "_confidence"]``
             Probability of the most probable type in [0, 1], also where the cell is given none.
         ``obs[key_added + "_novelty"]``
-            If the model was calibrated: p-value in (0, 1], the share of held-out reference cells that are at least as far
-            from the known types. Small where a cell is unlike the reference.
+            With ``fdr``: how much a cell and its neighbors are unlike the reference, in standard deviations of held-out
+            reference cells or of the query's other cells of the same call, whichever is less. High where a cell is unlike.
+        ``obs[key_added + "_group"]``, ``uns[key_added + "_groups"]``
+            With ``fdr`` and at least 50 cells: the group of an ``"Unknown"`` cell, if ten or more are alike, and a table of
+            the groups: ``n_cells``, the type ``nearest_type`` that most of the cells would be called, the ``share_nearest`` that
+            would, median ``novelty``, and ``markers``, up to five genes that are higher than in cells of that type.
         ``obsm[key_added + "_sets"]``, ``obs[key_added + "_set"]``
             With ``sets``: bool ``(n_obs, n_labels)`` in the order of :attr:`labels`, and the same as text, ``"A|B"``.
 
@@ -526,8 +532,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
 
         Warns
         -----
-        UserWarning
-            With ``fdr`` or ``sets``, if the query is visibly unlike the held-out cells of the reference.
+        TransAnnoWarning
+            If cells have no counts, or ``fdr`` is outside of what was measured or asked for fewer than 50 cells.
         """
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
         predictions, target = predict_cells(self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader)

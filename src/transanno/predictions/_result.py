@@ -99,7 +99,7 @@ class Predictions:
         if self.groups is not None:
             codes = self._of_all(self.groups.codes, -1)
             columns[f"{key_added}{GROUP_SUFFIX}"] = pd.Categorical.from_codes(
-                codes, categories=self.groups.table["group"]
+                codes, categories=pd.Index(self.groups.table["group"].to_numpy())
             )
         if self.sets is not None:
             texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]

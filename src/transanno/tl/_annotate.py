@@ -64,8 +64,8 @@ def annotate(
     unassigned_threshold
         Call cells whose highest probability is below this ``"Unassigned"``. Default: every cell gets a type.
     fdr
-        Call cells that are unlike the reference ``"Unknown"``, at this false discovery rate, see
-        :meth:`transanno.TransAnno.predict`. Default: none.
+        Call cells that are unlike the reference ``"Unknown"``, with this share of known cells among them on average over
+        queries, see :meth:`transanno.TransAnno.predict`. Default: none.
     key_added
         Column of ``query.obs`` to write.
     seed
@@ -85,8 +85,8 @@ def annotate(
         Categorical, the predicted type, ``"Unassigned"`` or ``"Unknown"``.
     ``query.obs[key_added + "_confidence"]``
         Probability of the most probable type in [0, 1].
-    ``query.obs[key_added + "_novelty"]``
-        If the model was calibrated: p-value in (0, 1], small where a cell is unlike the reference.
+    ``query.obs[key_added + "_novelty"]``, ``query.obs[key_added + "_group"]``, ``query.uns[key_added + "_groups"]``
+        With ``fdr``: how much a cell is unlike the reference, and groups of ``"Unknown"`` cells with their markers.
     ``query.obsm["X_transanno"]``
         Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks._data import RESULTS, ROOT, run_info
 from benchmarks.trust._report import write_report
+from benchmarks.trust._rows import read_rows
 
 FIGURE = ROOT / "docs" / "_static" / "trust.png"
 PACKAGES = ("transanno", "scvi-tools", "torch", "scikit-learn", "celltypist", "scanpy")
@@ -28,11 +29,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--report-only", action="store_true", help="compute nothing; needs no data")
     parser.add_argument("--out", type=Path, default=RESULTS / "trust", help="folder of the cache and the report")
     given = parser.parse_args(arguments)
-    from benchmarks.trust._run import compute, compute_scanvi, read_rows
-
     path = given.out / "trust.jsonl"
     info = run_info(["trust", *arguments], packages=PACKAGES)
     if not given.report_only:
+        from benchmarks.trust._run import compute, compute_scanvi
+
         logging.disable(logging.WARNING)
         warnings.filterwarnings("ignore", module="celltypist|sklearn|lightning")
         compute(path, max_cells=given.max_cells, seed=given.seed)

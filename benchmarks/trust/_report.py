@@ -29,7 +29,7 @@ _ABOUT = (
     "*Nested*: for every study, the limits are chosen on tasks of two studies of which it is neither the reference's nor the query's, and judged on "
     "its own queries. For novelty that is the lowest limit from which on, over studies, the mean false discovery rate is at most what is "
     f"asked, and at most {NULL_SHARE:g} times as many of the cells of a query without unknown ones are called Unknown; for sets the highest probability that "
-    "covers what is asked. The package ships the limits that all studies together give."
+    "covers what is asked. The package ships the limits that all studies together give. References of which too few cells could be held out to calibrate by have no numbers."
 )
 
 
@@ -43,7 +43,7 @@ def write_report(rows: list[Row], folder: Path, info: dict[str, Any], figure: Pa
         for wanted in COVERAGES
     }
     limits = {
-        "novelty": {str(fdr): float(NOVELTY_GRID[choose_novelty(across, fdr)]) for fdr in FDRS},
+        "novelty": {str(fdr): round(float(NOVELTY_GRID[choose_novelty(across, fdr)]), 2) for fdr in FDRS},
         "probability": {
             str(wanted): float(np.round(PROBABILITY_GRID[choose_probability(across, wanted)], 4))
             for wanted in COVERAGES
@@ -158,7 +158,8 @@ def _tasks_table(rows: list[Row], novelty: dict[float, pd.DataFrame], sets: pd.D
         for found in judged.values():
             values = found.loc[row["task"], ["found", "false_discoveries", "called"]].astype(float)
             cells.append(" / ".join("–" if np.isnan(value) else f"{value:.2f}" for value in values))
-        lines.append([*cells, f"{coverage[row['task']]:.2f}"])
+        covered = coverage[row["task"]]
+        lines.append([*cells, "–" if np.isnan(covered) else f"{covered:.2f}"])
     columns = [f"found / FDR / in error at {fdr:g}" for fdr in _SHOWN_FDRS]
     return markdown_table(["task", "unknown", "AUROC", *columns, f"coverage at {_SHOWN_COVERAGE:g}"], lines)
 
@@ -167,7 +168,9 @@ def _within_table(rows: list[Row], limits: dict[str, Any]) -> str:
     called = [int(np.abs(NOVELTY_GRID - limits["novelty"][str(fdr)]).argmin()) for fdr in _SHOWN_FDRS]
     covered = int(np.abs(PROBABILITY_GRID - limits["probability"][str(_SHOWN_COVERAGE)]).argmin())
     lines = [
-        [row["task"], *(f"{row['called'][at]:.3f}" for at in called), f"{row['coverage'][covered]:.2f}"] for row in rows
+        [row["task"], *(f"{row['called'][at]:.3f}" for at in called), f"{row['coverage'][covered]:.2f}"]
+        for row in rows
+        if "called" in row
     ]
     columns = [f"called in error at {fdr:g}" for fdr in _SHOWN_FDRS]
     return markdown_table(["pair", *columns, f"coverage at {_SHOWN_COVERAGE:g}"], lines)

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks._data import LABEL
 from benchmarks.trust._grids import NOVELTY_GRID, PROBABILITY_GRID
 from benchmarks.trust._peers import celltypist_doubt, neighbor_distance, scanvi_doubt
+from benchmarks.trust._rows import read_rows
 from benchmarks.trust._tasks import Task, tasks
 
 MIN_UNKNOWN = 20
@@ -54,12 +55,6 @@ def compute_scanvi(path: Path, rows: list[dict[str, Any]], *, max_cells: int, se
         print(f"scANVI, {task.name}: {row['auroc']:.3f}", flush=True)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def measure(task: Task, seed: int) -> dict[str, Any]:
     """-> a row."""
     from transanno import TransAnno, tl
@@ -82,6 +77,8 @@ def measure(task: Task, seed: int) -> dict[str, Any]:
         "n_unknown": int((~is_known).sum()),
         "n_genes": len(model.genes),
     }
+    if model.calibration_ is None:  # too few cells to hold any out
+        return row | {"found": None, "false_discoveries": None, "auroc": {}}
     novelty, doubt, _ = _predict(TransAnno.load_query_data(query, model, accelerator="cpu"), query)
     row |= _unknown(novelty, is_known) | {"auroc": {}}
     if row["n_unknown"] >= MIN_UNKNOWN and is_known.any():

@@ -71,9 +71,7 @@ class TestAnnotate:
         out, err = capsys.readouterr()
         assert code == 0, err
         annotated = ad.read_h5ad("out.h5ad")
-        names = ("transanno", "transanno_confidence", "transanno_novelty")
-        added = {*(f"obs[{name}]" for name in names), "obsm[X_transanno]"}
-        assert changed(before, annotated) == added
+        assert changed(before, annotated) == {"obs[transanno]", "obs[transanno_confidence]", "obsm[X_transanno]"}
         assert changed(before, ad.read_h5ad("query.h5ad")) == set()
         assert list(annotated.obs)[:2] == ["cell_type", "batch"]
         assert "61 cells annotated" in out
@@ -126,6 +124,28 @@ class TestAnnotate:
         np.testing.assert_array_equal(is_unassigned, obs["transanno_confidence"] < 0.99)
         assert is_unassigned.any()
         assert f"coverage: {1 - is_unassigned.mean():.4f}, accuracy where assigned:" in capsys.readouterr().out
+
+    def test_cells_unlike_the_reference_are_unknown_and_grouped(self, files: Path, make_adata, capsys) -> None:
+        query, rng = make_adata(120, seed=1), np.random.default_rng(1)
+        counts, is_new = query.X.toarray(), np.arange(120) >= 89
+        counts[is_new] = rng.poisson(rng.gamma(0.1, 90.0, size=53), size=(31, 53))
+        query.X = sp.csr_matrix(counts)
+        write_h5ad(query, "query.h5ad")
+        write_h5ad(make_adata(211), "reference.h5ad")
+        assert main(annotate_by_reference("--fdr", "0.2", "--key-added", "found")) == 0
+        out = capsys.readouterr().out
+        annotated = ad.read_h5ad("out.h5ad")
+        is_unknown = (annotated.obs["found"] == "Unknown").to_numpy()
+        assert not is_unknown[~is_new].any()
+        assert is_unknown[is_new].mean() > 0.9
+        assert annotated.obs["found_novelty"].notna().all()
+        is_grouped = annotated.obs["found_group"].notna().to_numpy()
+        assert is_grouped[is_unknown].mean() > 0.9
+        assert not is_grouped[~is_unknown].any()
+        (group,) = annotated.uns["found_groups"].itertuples()
+        assert group.n_cells == is_grouped.sum()
+        assert group.group in out
+        assert group.markers in out
 
     def test_cells_that_nobody_assigned_are_left_out_of_the_scores(self, files, saved_reference, query, capsys) -> None:
         query.obs["cell_type"] = query.obs["cell_type"].astype(str)
@@ -523,7 +543,7 @@ class TestOtherCommands:
         assert accuracy > 0.6
         assert "macro-F1: " in out
         annotated = ad.read_h5ad("demo/annotated.h5ad")
-        assert list(annotated.obs) == ["cell_type", "transanno", "transanno_confidence", "transanno_novelty"]
+        assert list(annotated.obs) == ["cell_type", "transanno", "transanno_confidence"]
         # Libraries' own words do not reach the terminal.
         assert {line.split(" ")[0] for line in err.splitlines()} <= {"466", "Epoch", "Annotating", "Wrote", "Computing"}
 

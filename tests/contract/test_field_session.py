@@ -28,11 +28,12 @@ class TestDefaultDtype:
         found = TransAnno.load_query_data(query.copy(), saved_reference, accelerator="cpu").predict(soft=True)
         pd.testing.assert_frame_equal(found, expected)
 
-    def test_annotate_calibrates_and_judges(self, reference, query, fast, other_default):
-        model = tl.annotate(query, reference, labels_key="cell_type", max_epochs=1, **fast)
+    def test_annotate_calibrates_and_judges(self, make_adata, query, fast, other_default):
+        model = tl.annotate(query, make_adata(211), labels_key="cell_type", max_epochs=1, fdr=0.2, **fast)
         assert model.get_latent_representation().dtype == np.float32
         assert {parameter.dtype for parameter in model.module.parameters()} == {torch.float32}
         assert query.obs["transanno"].notna().all()
+        assert query.obs["transanno_novelty"].notna().all()
 
     @pytest.mark.parametrize("encoder", ["views", "performer"])
     def test_training_with_a_reconstruction(self, encoder, reference, fast, other_default):

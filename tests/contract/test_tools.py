@@ -28,9 +28,7 @@ class TestAnnotate:
         before, before_query = snapshot(reference), snapshot(query)
         model = tl.annotate(query, reference, labels_key="cell_type", batch_key="batch", **brief)
         assert changed(before, reference) == set()
-        names = ("transanno", "transanno_confidence", "transanno_novelty")
-        expected = {*(f"obs[{name}]" for name in names), "obsm[X_transanno]"}
-        assert changed(before_query, query) == expected
+        assert changed(before_query, query) == {"obs[transanno]", "obs[transanno_confidence]", "obsm[X_transanno]"}
         assert (query.obs["transanno"] == query.obs["cell_type"]).mean() > 0.9
         assert query.obs["transanno_confidence"].between(0, 1).all()
         assert query.obsm["X_transanno"].shape == (61, model.module.n_latent)
@@ -40,6 +38,17 @@ class TestAnnotate:
         before = snapshot(query)
         tl.annotate(query, model=model, key_added="mine")
         assert changed(before, query) == {"obs[mine]", "obs[mine_confidence]", "obsm[X_transanno]"}
+
+    def test_a_rate_adds_novelty_and_groups(self, reference, query, brief, snapshot, changed):
+        expected = query.copy()
+        tl.annotate(expected, reference, labels_key="cell_type", batch_key="batch", **brief)
+        before = snapshot(expected)
+        model = tl.annotate(query, reference, labels_key="cell_type", batch_key="batch", fdr=0.1, **brief)
+        assert changed(before, query) == {"obs[transanno_novelty]", "obs[transanno_group]", "uns"}
+        assert list(query.uns) == ["transanno_groups"]
+        again = model.predict(query, fdr=0.1, refine=True, key_added="again")
+        np.testing.assert_array_equal(again, query.obs["transanno"].astype(str))
+        np.testing.assert_allclose(query.obs["again_novelty"], query.obs["transanno_novelty"], atol=1e-6)
 
     @pytest.mark.parametrize("as_type", [str, lambda path: path], ids=["str", "Path"])
     def test_model_in_a_folder(self, as_type, model, saved_reference, query):

@@ -23,7 +23,7 @@ from transanno.cli import main
 from transanno.data._demo import load_demo
 
 PACKAGE = Path(transanno.__file__).parent
-WRITTEN = {"transanno", "transanno_confidence", "transanno_novelty"}
+WRITTEN = {"transanno", "transanno_confidence", "transanno_novelty", "transanno_group"}
 BRIEF = {"max_epochs": 1, "n_top_genes": 50, "enable_progress_bar": False, "batch_size": 32}
 
 
@@ -51,6 +51,17 @@ def trained(demo):
 
 
 @pytest.fixture(scope="session")
+def calibrated():
+    """Model of more cells, of which so many are held out that novelty can be measured."""
+    torch.set_num_threads(1)
+    reference = load_demo()[0]
+    kept = reference.obs["cell_type"].isin(["Dendritic", "CD14+ Monocyte", "CD19+ B"])
+    return tl.fit_reference(
+        reference[kept].copy(), "cell_type", n_top_genes=150, max_epochs=2, enable_progress_bar=False
+    )
+
+
+@pytest.fixture(scope="session")
 def saved(trained, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz") / "model"
     trained.save(folder)
@@ -73,6 +84,10 @@ def state(matrix):
     return [type(matrix).__name__]
 
 
+def _other_uns(data) -> dict:
+    return {key: value for key, value in data.uns.items() if key != "transanno_groups"}
+
+
 def snapshot(data) -> dict:
     """All parts of an AnnData but the keys that annotate writes."""
     if not isinstance(data, ad.AnnData):
@@ -82,7 +97,7 @@ def snapshot(data) -> dict:
         "names": (list(data.obs_names), list(data.var_names)),
         "var": state(data.var),
         "columns": [key for key in data.obs if key not in WRITTEN],
-        "uns": repr({key: dict(value) if hasattr(value, "keys") else value for key, value in data.uns.items()}),
+        "uns": repr({key: dict(value) if hasattr(value, "keys") else value for key, value in _other_uns(data).items()}),
         "backed": data.isbacked,
     }
     for key in parts["columns"]:
@@ -102,6 +117,7 @@ def written(data) -> dict:
     if not isinstance(data, ad.AnnData):
         return {}
     found = {key: repr(list(data.obs[key])) for key in WRITTEN if key in data.obs}
+    found |= {key: state(data.uns[key]) for key in ["transanno_groups"] if key in data.uns}
     return found | ({"obsm": state(data.obsm["X_transanno"])} if "X_transanno" in data.obsm else {})
 
 
@@ -117,16 +133,29 @@ def check_error(error: BaseException) -> None:
     assert len(message) < 3000, f"{len(message)} characters"
 
 
-def check_result(model, query) -> None:
+def check_result(model, query, fdr) -> None:
     found = query.obs["transanno"]
     assert isinstance(found.dtype, pd.CategoricalDtype)
     assert found.notna().all()
-    assert set(found) <= {*model.labels.tolist(), "Unassigned"}
+    assert set(found) <= {*model.labels.tolist(), "Unassigned", *(["Unknown"] if fdr is not None else [])}
+    if fdr is not None:
+        check_groups(query)
     confidence = query.obs["transanno_confidence"].to_numpy()
     assert ((confidence >= 0) & (confidence <= 1 + 1e-9)).all(), confidence
     states = query.obsm["X_transanno"]
     assert states.shape[0] == query.n_obs
     assert np.isfinite(states).all()
+
+
+def check_groups(query) -> None:
+    assert np.isfinite(query.obs["transanno_novelty"].to_numpy()).all()
+    assert ("transanno_group" in query.obs) == ("transanno_groups" in query.uns) == (query.n_obs >= 50)
+    if query.n_obs >= 50:
+        group, table = query.obs["transanno_group"], query.uns["transanno_groups"]
+        assert (query.obs["transanno"][group.notna()] == "Unknown").all()
+        counts = group.value_counts()
+        assert counts.loc[table["group"]].tolist() == table["n_cells"].tolist()
+        assert counts.sum() == table["n_cells"].sum()
 
 
 def attempt(query, *args, others=(), **kwargs) -> str:
@@ -152,7 +181,7 @@ def attempt(query, *args, others=(), **kwargs) -> str:
     if outcome == "error":
         assert written(query) == written_before, "written before the error"
     else:
-        check_result(model, query)
+        check_result(model, query, kwargs.get("fdr"))
     return outcome
 
 
@@ -216,6 +245,23 @@ def test_damaged_query(name, demo, trained):
             assert attempt(without_other_counts(damaged(demo[1], [name], 0)), model=trained) == "result"
     if name in HOPELESS:
         assert outcome == "error"
+
+
+# What has to do with novelty, neighbors and groups.
+OF_CELLS = ("one", "two", "none of them", "batch and one", "one repeated", "repeated names", "columns of ours")
+OF_VALUES = ("log1p of CP10k", "tiny", "ranks", "binary", "all zero", "all one", "one huge", "one fraction")
+OF_VALUES += ("empty cells", "empty genes", "one cell with counts", "one count")
+
+
+@pytest.mark.parametrize("name", [*(f"cells: {name}" for name in OF_CELLS), *(f"scale: {name}" for name in OF_VALUES)])
+def test_damaged_query_with_a_rate(name, demo, calibrated):
+    """Of two types of the query the model knows nothing."""
+    query = damaged(demo[1], [name], 0)
+    if name.startswith("scale:") and name in HOPELESS:
+        query = without_other_counts(query)
+    outcome = attempt(query, model=calibrated, fdr=0.5)
+    if name in HARMLESS | HOPELESS:
+        assert outcome == ("result" if name in HARMLESS else "error")
 
 
 def _combinations(n: int) -> list[tuple[str, ...]]:
@@ -397,6 +443,13 @@ ARGUMENTS = [
     {"unassigned_threshold": np.nan},
     {"unassigned_threshold": True},
     {"unassigned_threshold": [0.5]},
+    {"fdr": "0.1"},
+    {"fdr": 0},
+    {"fdr": 1},
+    {"fdr": -0.1},
+    {"fdr": np.nan},
+    {"fdr": True},
+    {"fdr": [0.1]},
     {"seed": "x"},
     {"seed": -1},
     {"seed": 1.5},

@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from transanno.predictions._groups import UnknownGroups
 from transanno.predictions._result import Predictions, check_unassigned_threshold
 
 CLASSES = np.array(["B cell", "NK cell", "T cell"], dtype=object)
@@ -88,6 +89,66 @@ class TestThreshold:
         check_unassigned_threshold(None, ["Unassigned"])
         with pytest.raises(ValueError, match="unassigned_threshold=0.5 calls cells without a type"):
             check_unassigned_threshold(0.5, ["Unassigned"])
+
+
+class TestUnknown:
+    """Cells 5, 3 and 2 are unlike the reference, the first two of them alike."""
+
+    NOVELTY, IS_NOVEL = np.array([4.5, -0.5, 3.5, 2.5]), np.array([True, False, True, True])
+
+    def predictions(self, adata, codes, table, **kwargs) -> Predictions:
+        groups = UnknownGroups(np.array(codes), pd.DataFrame(table, columns=["group", "n_cells", "markers"]))
+        return Predictions(
+            PROBABILITIES, CLASSES, INDICES, adata.obs_names, novelty=self.NOVELTY, is_novel=self.IS_NOVEL,
+            groups=groups, **kwargs,
+        )  # fmt: skip
+
+    def test_written_columns(self, adata):
+        table = [["Unknown 1, like T cell", 2, "g1, g2"]]
+        predictions = self.predictions(adata, [0, -1, 0, -1], table)
+        predictions.write(adata, "found")
+        assert list(adata.obs) == ["found", "found_confidence", "found_novelty", "found_group"]
+        assert list(adata.obs["found"].cat.categories) == ["B cell", "Unknown"]
+        assert adata.obs["found"].astype(object).iloc[INDICES].tolist() == ["Unknown", "B cell", "Unknown", "Unknown"]
+        np.testing.assert_array_equal(adata.obs["found_novelty"].iloc[INDICES], self.NOVELTY)
+        assert adata.obs["found_novelty"].notna().sum() == 4
+        group = adata.obs["found_group"]
+        assert list(group.cat.categories) == ["Unknown 1, like T cell"]
+        assert np.flatnonzero(group.notna()).tolist() == [3, 5]
+        assert list(adata.uns) == ["found_groups"]
+        assert adata.uns["found_groups"].to_numpy().tolist() == table
+
+    def test_probabilities_stay(self, adata):
+        predictions = self.predictions(adata, [-1] * 4, [])
+        np.testing.assert_array_equal(predictions.to_frame(), PROBABILITIES)
+        np.testing.assert_array_equal(predictions.confidence, PROBABILITIES.max(axis=1))
+
+    def test_unknown_comes_before_unassigned_and_empty_before_both(self, adata):
+        is_empty = np.array([True, False, False, False])
+        predictions = self.predictions(adata, [-1] * 4, [], unassigned_threshold=0.95, is_empty=is_empty)
+        assert predictions.labels.tolist() == ["Unassigned", "Unassigned", "Unknown", "Unknown"]
+        assert predictions.categories.tolist() == [*CLASSES, "Unassigned", "Unknown"]
+
+    @pytest.mark.parametrize(
+        ("codes", "table"), [([0, -1, 0, -1], [["Unknown 1, like T cell", 2, ""]]), ([-1] * 4, [])]
+    )
+    def test_round_trip_through_a_file(self, codes, table, adata, tmp_path):
+        self.predictions(adata, codes, table).write(adata, "found")
+        adata.write_h5ad(tmp_path / "a.h5ad")
+        again = ad.read_h5ad(tmp_path / "a.h5ad")
+        assert list(again.uns["found_groups"]) == ["group", "n_cells", "markers"]
+        assert again.uns["found_groups"].to_numpy().tolist() == table
+        assert isinstance(again.obs["found_group"].dtype, pd.CategoricalDtype)
+        np.testing.assert_array_equal(again.obs["found_group"].isna(), adata.obs["found_group"].isna())
+
+    def test_a_view_gets_them_and_its_parent_does_not(self, adata):
+        view = adata[:]
+        assert view.is_view
+        self.predictions(adata, [0, -1, 0, -1], [["Unknown 1", 2, ""]]).write(view, "found")
+        assert not view.is_view
+        assert list(view.uns) == ["found_groups"]
+        assert not adata.uns
+        assert list(adata.obs) == []
 
 
 def test_no_cells(adata):

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from transanno.data._positions import as_positions
 from transanno.evidence._attributions import BASELINES, attribute_cells, contrasts
 from transanno.evidence._groups import as_groups, mean_probabilities
 from transanno.nn import CellTypeHead
 from transanno.predictions._run import Cells
-from transanno.training._minibatches import as_positions
 
 if TYPE_CHECKING:
     from transanno.models._transanno import TransAnno

@@ -12,11 +12,11 @@ from scipy.special import softmax
 
 from transanno.checks._data import Message, check_choice, check_obs_column
 from transanno.data._labels import as_strings
+from transanno.data._positions import as_positions
 from transanno.evidence._profiles import Profiles, profiles
 from transanno.models import TransAnno
 from transanno.models._explain import attribute, code_of
 from transanno.predictions._run import Cells
-from transanno.training._minibatches import as_positions
 
 # A gene is expected where at least this share of a label's cells express it, and absent where at most that share of the
 # explained cells do: of one cell, none.

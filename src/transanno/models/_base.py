@@ -98,6 +98,12 @@ class TransAnnoBase(BaseModelClass):
         return self._spec.vocabulary[self._is_gene]
 
     @property
+    def _batches(self) -> list[str]:
+        """Names of the batches, in the order of their codes."""
+        state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        return [str(batch) for batch in state["categorical_mapping"]]
+
+    @property
     def _is_gene(self) -> np.ndarray:
         """Which columns of the registered counts are genes ``(n_vars,)``: all but the count of other genes."""
         return np.asarray(self._spec.vocabulary != OTHER_GENES)
@@ -135,10 +141,8 @@ class TransAnnoBase(BaseModelClass):
         return target, self._encode(aligned)
 
     def _encode(self, aligned: AlignedData) -> Cells:
-        state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
         can_map = hasattr(self, "load_query_data")
-        batches = state["categorical_mapping"]
-        batch = encode_batches(aligned.obs, batches, batch_key=self._spec.batch_key, can_map=can_map)
+        batch = encode_batches(aligned.obs, self._batches, batch_key=self._spec.batch_key, can_map=can_map)
         return Cells(aligned.counts, batch, aligned.is_missing, aligned.obs)
 
     def _registered_cells(self) -> Cells:

@@ -36,6 +36,7 @@ from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._predict import Asked
+from transanno.saving._export import export_model, write_export
 from transanno.training._health import warn_if_collapsed
 from transanno.training._minibatches import Minibatch
 from transanno.training._splitter import AnnotationDataSplitter
@@ -119,6 +120,33 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             "cell_types": self.labels.tolist(),
             **{key: setup[key] for key in ("labels_key", "unlabeled_category")},
         }
+
+    def export(self, dir_path: str | Path, overwrite: bool = False) -> None:
+        """Write what it takes to predict, for :func:`transanno.jax.load_predictor` and readers without torch.
+
+        Two files: ``weights.npz``, the weights as numpy arrays, and ``predictor.json``, genes, labels, batches, architecture,
+        calibration and where novelty is measured. Neither is a pickle. The user guide says what is in them. A model
+        that is to be trained on, or loaded by :meth:`load`, has to be saved with :meth:`save`, too.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write; it may be that of :meth:`save`.
+        overwrite
+            Replace an exported model in the folder.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds an exported model, unless ``overwrite`` is given.
+
+        Examples
+        --------
+        >>> model.export("exported/")
+        >>> predictor = transanno.jax.load_predictor("exported/")
+        """
+        self._check_if_trained()
+        write_export(export_model(self), dir_path, overwrite=overwrite)
 
     # -- training ------------------------------------------------------------------------------------------------
 

@@ -21,9 +21,14 @@ def experts(
     n_networks = len(parts_of(arrays, "to_logits"))
     own = enumerate(jnp.split(gelu(z), n_networks, axis=-1))
     deep = sum(jax.nn.log_softmax(linear(state, part_of(arrays, "to_logits"), str(i))) for i, state in own) / n_networks
-    linear_logits = (expression - context.mean) @ arrays["linear_weight"].T + arrays["linear_bias"]
+    # Of expression minus its mean over the reference, so that a masked gene counts as average.
+    observed, expected = (values @ arrays["linear_weight"].T for values in (expression, context.mean))
     shares = arrays["shares"]
-    return shares[0] * deep + shares[1] * linear_logits + shares[2] * _compare(arrays, expression, is_masked, context)
+    return (
+        shares[0] * deep
+        + shares[1] * (observed - expected + arrays["linear_bias"])
+        + shares[2] * _compare(arrays, expression, is_masked, context)
+    )
 
 
 def conv(

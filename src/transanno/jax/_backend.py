@@ -12,6 +12,8 @@ from transanno.jax._forward import forward
 from transanno.jax._weights import Weights
 from transanno.predictions._run import Cells, Outputs, center_cells
 
+# Fewer cells are padded: to compute that many takes a millisecond, to compile for another number seconds.
+_MIN_ROWS = 64
 # On a CPU: blocks that fit into its cache take half the time per cell.
 _MAX_ROWS = 512
 # One for all predictors: it compiles once for every architecture and shape.
@@ -56,7 +58,7 @@ def rows_per_block(n_cells: int, limit: int) -> int:
     """-> rows of a block: the limit, or for few cells the next power of two, so that there are few shapes to compile."""
     if jax.default_backend() == "cpu":
         limit = min(limit, _MAX_ROWS)
-    return min(limit, 1 << max(n_cells - 1, 0).bit_length())
+    return min(limit, 1 << (max(n_cells, _MIN_ROWS) - 1).bit_length())
 
 
 def center_of(weights: Weights, cells: Cells) -> np.ndarray | None:

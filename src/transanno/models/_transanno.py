@@ -139,13 +139,15 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ------
         ValueError
             If the folder holds an exported model, unless ``overwrite`` is given.
+        RuntimeError
+            If the model is not trained.
 
         Examples
         --------
         >>> model.export("exported/")
         >>> predictor = transanno.jax.load_predictor("exported/")
         """
-        self._check_if_trained()
+        self._check_if_trained(warn=False)
         write_export(export_model(self), dir_path, overwrite=overwrite)
 
     # -- training ------------------------------------------------------------------------------------------------

@@ -189,6 +189,45 @@ class TestSameResult:
         assert "transanno" in query.obs
 
 
+@needs_jax
+class TestSameAttributions:
+    # Few steps: rounding is what is compared, not the quadrature.
+    @pytest.mark.parametrize("name", ["views", "performer", "all counts of a cell"])
+    def test_from_the_average_cell(self, make_pair, query, name):
+        pair = make_pair(name)
+        expected = pair.model.get_gene_attributions(query, n_steps=3)
+        found = pair.predictor.get_gene_attributions(query, n_steps=3)
+        pd.testing.assert_frame_equal(found, expected, atol=1e-5, rtol=1e-4)
+        assert found.attrs == expected.attrs
+        assert expected.abs().max(axis=None) > 1e-3
+
+    def test_groups_labels_and_a_silent_baseline(self, views, query):
+        query.obs.loc[query.obs_names[:5], "cell_type"] = np.nan
+        arguments = {"label": "T cell", "against": "B cell", "baseline": "silent", "n_steps": 3}
+        expected = views.model.get_gene_attributions(query[:, 4:].copy(), groupby=query.obs["cell_type"], **arguments)
+        found = views.predictor.get_gene_attributions(query[:, 4:].copy(), query.obs["cell_type"], **arguments)
+        pd.testing.assert_frame_equal(found, expected, atol=1e-5, rtol=1e-4)
+        assert (found[["GENE00", "GENE03"]] == 0).all(axis=None)  # which the data lack
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"label": "B"},
+            {"against": "B"},
+            {"baseline": "zero"},
+            {"n_steps": 0},
+            {"groupby": ["a", "b"]},
+            {"groupby": "no"},
+        ],
+    )
+    def test_errors(self, views, query, arguments):
+        with pytest.raises((ValueError, KeyError)) as expected:
+            views.model.get_gene_attributions(query, **arguments)
+        with pytest.raises(type(expected.value)) as found:
+            views.predictor.get_gene_attributions(query, **arguments)
+        assert str(found.value) == str(expected.value)
+
+
 def few_genes(adata):
     return adata[:, :13].copy(), {}
 

@@ -44,14 +44,26 @@ class JaxBackend:
 
     def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
         """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
-        n_cells = counts.shape[0]
         # Memory that is used again costs a quarter of new one; what was computed from it before has been waited for.
-        counts.astype(np.float32, copy=False).toarray(out=self.block[:n_cells])
-        self.block[n_cells:] = 0.0
-        codes = np.full(len(self.block), -1, dtype=np.int32)
-        codes[:n_cells] = batch
-        outputs = _compiled(self.weights, self.block, is_missing, codes, self.center, axes=self.axes)
-        return Outputs(*(np.asarray(values)[:n_cells] for values in outputs))
+        block, codes = as_block(counts, batch, len(self.block), out=self.block)
+        outputs = _compiled(self.weights, block, is_missing, codes, self.center, axes=self.axes)
+        return Outputs(*(np.asarray(values)[: counts.shape[0]] for values in outputs))
+
+
+def as_block(
+    counts: sp.csr_matrix, batch: np.ndarray, n_rows: int, *, out: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts ``(n_cells, n_vars)``, batch codes -> dense ``(n_rows, n_vars)``, in ``out`` if given, and codes ``(n_rows,)``.
+
+    Rows beyond the cells are empty cells of an unknown batch.
+    """
+    n_cells = counts.shape[0]
+    block = np.empty((n_rows, counts.shape[1]), dtype=np.float32) if out is None else out
+    counts.astype(np.float32, copy=False).toarray(out=block[:n_cells])
+    block[n_cells:] = 0.0
+    codes = np.full(n_rows, -1, dtype=np.int32)
+    codes[:n_cells] = batch
+    return block, codes
 
 
 def rows_per_block(n_cells: int, limit: int) -> int:

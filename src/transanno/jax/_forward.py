@@ -91,6 +91,11 @@ def read(weights: Weights, expression: Array, is_masked: Array) -> Array:
     return encoder.read(part_of(weights.arrays, "encoder"), expression, is_masked)
 
 
+def share_among_genes(weights: Weights, gradient: Array, reading: Array, expression: Array) -> Array:
+    """Gradient by the reading, differences of readings and of expression -> share of genes ``(..., n_vars)``."""
+    return _ENCODERS[dict(weights.architecture)["encoder"]].share_among_genes(gradient, reading, expression)
+
+
 def apply(
     weights: Weights, reading: Array, expression: Array, is_masked: Array, batch: Array, context: Context
 ) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from mudata import MuData
 from transanno._constants import KEY_ADDED
 from transanno.data._batches import codes_in, read_batches
 from transanno.data._cells import align
+from transanno.evidence._explained import Explained, check_explanation, code_of, contrasts
+from transanno.jax._attributions import attribute_cells
 from transanno.jax._backend import JaxBackend, center_of, rows_per_block
 from transanno.jax._weights import Weights
 from transanno.predictions._predict import Asked, Judge
@@ -154,6 +157,59 @@ class Predictor:
         """
         return self._run(self._cells(adata)).z
 
+    def get_gene_attributions(
+        self,
+        adata: AnnData | MuData,
+        groupby: str | Sequence[object] | np.ndarray | pd.Categorical | None = None,
+        *,
+        label: str | None = None,
+        against: str | None = None,
+        baseline: str = "average",
+        n_steps: int | None = None,
+    ) -> pd.DataFrame:
+        """How much every gene contributes to the label of every group of cells, by integrated gradients.
+
+        Parameters
+        ----------
+        adata
+            Cells with raw counts; genes are matched by name.
+        groupby, label, against, baseline, n_steps
+            See :meth:`transanno.TransAnno.get_gene_attributions`.
+
+        Returns
+        -------
+        DataFrame, groups (by default labels) × genes of the model, in units of a logit (nats), the same as with torch but for
+        rounding. ``.attrs["labels"]`` says which label was explained for which group.
+
+        Raises
+        ------
+        ValueError
+            If a label or the baseline is unknown, no cells are left, or ``groupby`` has another length than the cells.
+        KeyError
+            If there is no such column.
+
+        Examples
+        --------
+        >>> predictor.get_gene_attributions(query).loc["B cell"].nlargest(10)
+        """
+        n_steps = check_explanation(self.labels.tolist(), label, against, baseline, n_steps)
+        cells = self._cells(adata)
+        center = center_of(self.weights, cells)
+        logits = self._run(cells, center=center).logits
+        explained = Explained.of(logits, self.labels, groupby, adata, np.arange(adata.n_obs), label)
+        other = None if against is None else code_of(self.labels, against)
+        found = attribute_cells(
+            self.weights,
+            cells,
+            explained.codes,
+            contrasts(explained.labels, other, len(self.labels)),
+            center=center,
+            baseline=baseline,
+            n_steps=n_steps,
+            cells_per_pass=self._exported.cells_per_pass,
+        )
+        return explained.table(found[:, self._exported.is_gene], self.genes, self.labels, groupby)
+
     def _cells(self, adata: Any) -> Cells:
         """The user's object -> its cells as the model reads them."""
         exported = self._exported
@@ -163,9 +219,10 @@ class Predictor:
             batch = codes_in(read_batches(aligned.obs, exported.spec.batch_key), exported.batches)
         return Cells(aligned.counts, batch, aligned.is_missing, aligned.obs)
 
-    def _run(self, cells: Cells, *, axes: np.ndarray | None = None) -> Outputs:
-        """Cells of one data set -> outputs."""
+    def _run(self, cells: Cells, *, axes: np.ndarray | None = None, center: np.ndarray | None = None) -> Outputs:
+        """Cells of one data set -> outputs; ``center`` is their mean where that is known already."""
+        center = center_of(self.weights, cells) if center is None else center
         n_cells = cells.counts.shape[0]
         n_rows = rows_per_block(n_cells, self._exported.cells_per_pass["outputs"])
-        backend = JaxBackend(self.weights, n_rows=n_rows, center=center_of(self.weights, cells), axes=axes)
+        backend = JaxBackend(self.weights, n_rows=n_rows, center=center, axes=axes)
         return run(backend, cells, np.arange(n_cells), batch_size=n_rows)

@@ -18,10 +18,9 @@ from scvi.utils import setup_anndata_dsp
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_training, one_column
-from transanno.checks._data import check_choice, check_interval
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
-from transanno.evidence._attributions import BASELINES
+from transanno.evidence._explained import check_explanation
 from transanno.models._base import TransAnnoBase, as_model, plan_arguments
 from transanno.models._calibrate import calibrate
 from transanno.models._explain import attribute_groups
@@ -634,12 +633,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         >>> model.get_gene_attributions(query, groupby="leiden", against="T cell")
         """
         self._check_if_trained()
-        check_choice("baseline", baseline, BASELINES)
-        n_steps = BASELINES[baseline] if n_steps is None else n_steps
-        check_interval("n_steps", n_steps, 1)
-        for name, value in (("label", label), ("against", against)):
-            if value is not None:
-                check_choice(name, value, self.labels.tolist())
+        n_steps = check_explanation(self.labels.tolist(), label, against, baseline, n_steps)
         return attribute_groups(self, adata, indices, groupby, label, against, baseline, n_steps, batch_size)
 
     # -- registration --------------------------------------------------------------------------------------------

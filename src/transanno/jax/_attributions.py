@@ -101,7 +101,7 @@ def _read(weights: Weights, counts: Array, is_missing: Array) -> CellReading:
 
 def _baseline(weights: Weights, baseline: str, cells: Cells, *, n_rows: int) -> CellReading:
     """-> the cell from which contributions start."""
-    is_masked, mean = mask_of(weights, cells.is_missing), weights.arrays["mean_expression"]
+    is_masked, mean = mask_of(weights, jnp.asarray(cells.is_missing)), weights.arrays["mean_expression"]
     if baseline == "silent" or dict(weights.architecture)["encoder"] == "views":
         expression = jnp.where(is_masked, 0.0, jnp.zeros_like(mean) if baseline == "silent" else mean)
         return CellReading(expression, read(weights, expression, is_masked))

@@ -47,8 +47,8 @@ def share_among_genes(gradient: Array, reading: Array, expression: Array) -> Arr
 
 def _network(arrays: Mapping[str, Array], views: Array, batch: Array, *, n_heads: int) -> tuple[Array, Array]:
     """Views ``(..., 3, n_hidden)``, batch ``(..., n_hidden)`` -> tokens of the same shape, state."""
-    tokens = [linear(views[..., i, :], part_of(arrays, "to_tokens"), str(i)) for i in range(views.shape[-2])]
-    tokens = layer_norm(jnp.stack(tokens, axis=-2) + batch[..., None, :], arrays, "token_norm")
+    own = [linear(views[..., i, :], part_of(arrays, "to_tokens"), str(i)) for i in range(views.shape[-2])]
+    tokens = layer_norm(jnp.stack(own, axis=-2) + batch[..., None, :], arrays, "token_norm")
     for block in parts_of(arrays, "blocks"):
         tokens = tokens + linear(_attend(block, tokens, n_heads=n_heads), block, "to_out")
         tokens = tokens + feed_forward(tokens, block)

@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module("transanno.models"), name)
     if name == "TransAnnoWarning":
         return import_module("transanno.checks._warn").TransAnnoWarning
-    if name in {"metrics", "pl", "pp", "presets", "tl", "models", "nn"}:
+    if name in {"metrics", "pl", "pp", "presets", "tl", "models", "nn", "jax"}:
         return import_module(f"transanno.{name}")
     raise AttributeError(f"module 'transanno' has no attribute {name!r}")
 

@@ -61,5 +61,26 @@ TARGET_SUM: Final = 1e4
 N_BINS: Final = 6
 """Expression bins 0..5 of the masked-expression objective (TransAnno-Net's ``bin_num = 5`` and zero)."""
 
+DEVIATION_LENGTH: Final = 30.0
+"""Length that a cell's deviation from its data set is scaled to: about that of the deviation itself."""
+
+COSINE_SCALE: Final = 20.0
+"""Logit of a cosine of one: as sure as the other experts are."""
+
+LEAST_SQUARED_DISTANCE: Final = 1e-6
+"""Least squared distance of a cell from a center, so that one can divide by it."""
+
+LEAST_LENGTH: Final = 1e-6
+"""Least length of the direction of a type in the genes that a cell has."""
+
+FAVOR_EPSILON: Final = 1e-4
+"""Keeps the attention of the Performer from dividing by zero where a query and all keys point apart; that of the original."""
+
+N_CENTER_CELLS: Final = 20_000
+"""Cells whose mean stands for that of a data set."""
+
+N_PRIOR_CELLS: Final = 5
+"""As how many cells the mean of the reference counts beside them: of one cell there is no mean to speak of."""
+
 MASK_TOKEN: Final = N_BINS
 """Token of a masked gene in the Performer, after those of the bins."""

@@ -103,7 +103,7 @@ FLOORS = [
     {"training", "predictions", "metrics", "presets"},
     {"saving", "evidence", "pl"},
     {"models"},
-    {"pp", "tl"},
+    {"pp", "tl", "jax"},
     {"_cli", "cli"},
 ]
 

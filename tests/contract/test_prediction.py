@@ -403,7 +403,7 @@ class TestMeanOfTheDataSet:
         np.testing.assert_allclose(found, self.mean_by_hand(model, reference), rtol=1e-4, atol=1e-5)
 
     def test_of_a_large_data_set_is_that_of_a_sample(self, model, query, monkeypatch):
-        monkeypatch.setattr("transanno.predictions._torch._N_CENTER", 7)
+        monkeypatch.setattr("transanno.predictions._run.N_CENTER_CELLS", 7)
         found = self.center_of(model, monkeypatch, query)
         np.testing.assert_allclose(found, self.mean_by_hand(model, query[::10].copy()), rtol=1e-4, atol=1e-5)
 

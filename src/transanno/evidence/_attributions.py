@@ -9,26 +9,10 @@ import torch
 from scvi import REGISTRY_KEYS
 from torch import Tensor
 
+from transanno.evidence._explained import baseline_cells
 from transanno.nn import CellReading, Context, attribute
 from transanno.predictions._run import Cells
 from transanno.predictions._torch import as_minibatch
-
-# Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
-# on average, of some 3; the way from a silent cell starts with a steep piece.
-BASELINES = {"average": 32, "silent": 64}
-# Cells whose mean is the baseline where the model stores no mean expression.
-_N_BASELINE = 500
-
-
-def contrasts(explained: np.ndarray, against: int | None, n_labels: int) -> Tensor:
-    """Codes of labels ``(n_groups,)`` -> weights of the logits whose sum is explained ``(n_groups, n_labels)``.
-
-    The logit of the label minus that of the label ``against``, or minus the mean of all others.
-    """
-    chosen = torch.nn.functional.one_hot(torch.from_numpy(explained), n_labels).float()
-    if against is not None:
-        return chosen - torch.nn.functional.one_hot(torch.tensor(against), n_labels)
-    return chosen - (1 - chosen) / (n_labels - 1)
 
 
 @torch.no_grad()
@@ -37,7 +21,7 @@ def attribute_cells(
     cells: Cells,
     positions: np.ndarray,
     codes: np.ndarray,
-    contrast: Tensor,
+    contrast: np.ndarray,
     *,
     center: Tensor | None,
     baseline: str,
@@ -56,7 +40,8 @@ def attribute_cells(
     for first in range(0, len(positions), size):
         part = slice(first, first + size)
         code = torch.from_numpy(codes[part])
-        found = _attribute(module, cells, positions[part], contrast[code], start, is_masked, context, n_steps=n_steps)
+        chosen = torch.from_numpy(contrast[codes[part]])
+        found = _attribute(module, cells, positions[part], chosen, start, is_masked, context, n_steps=n_steps)
         total.index_add_(0, code, found.double().cpu())
     n_cells = torch.bincount(torch.from_numpy(codes), minlength=len(contrast))
     return (total / n_cells[:, None]).numpy()
@@ -94,8 +79,7 @@ def _baseline(module: Any, baseline: str, cells: Cells, is_masked: Tensor) -> Ce
         expression = stored[None, :].masked_fill(is_masked, 0.0)
         return CellReading(expression, encoder.read(expression, is_masked))
     # The bins of mean expression are not those of an average cell: here, readings are averaged.
-    n_obs = cells.counts.shape[0]
-    sample = np.unique(np.linspace(0, n_obs - 1, min(n_obs, _N_BASELINE)).round().astype(int))
+    sample = baseline_cells(cells.counts.shape[0])
     mean: list[Tensor] = []
     for first in range(0, len(sample), encoder.inference_batch_size):
         rows = sample[first : first + encoder.inference_batch_size]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
 
 from transanno.checks._data import check_obs_column
+from transanno.predictions._temperature import as_probabilities
 
 
 def as_groups(
@@ -39,7 +39,6 @@ def as_groups(
 def mean_probabilities(logits: np.ndarray, codes: np.ndarray, n_groups: int) -> np.ndarray:
     """Logits ``(n_cells, n_labels)``, group of every cell, -1 without one, -> mean probabilities ``(n_groups, n_labels)``."""
     is_used = codes >= 0
-    rows = torch.from_numpy(codes[is_used])
-    values = torch.from_numpy(logits[is_used]).double().softmax(dim=1)
-    total = torch.zeros(n_groups, values.shape[1], dtype=values.dtype).index_add_(0, rows, values)
-    return (total / torch.bincount(rows, minlength=n_groups)[:, None]).numpy()
+    total = np.zeros((n_groups, logits.shape[1]))
+    np.add.at(total, codes[is_used], as_probabilities(logits[is_used]))
+    return total / np.bincount(codes[is_used], minlength=n_groups)[:, None]

@@ -22,17 +22,18 @@ from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._constants import OTHER_GENES
 from transanno.checks._data import did_you_mean
+from transanno.data._batches import encode_batches
 from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_modality
 from transanno.data._counts import MatrixCounts
 from transanno.data._match_genes import missing_genes
-from transanno.models._fields import encode_batches
+from transanno.data._positions import as_positions
 from transanno.models._registry import as_anndata_registry, spec_of
 from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
 from transanno.predictions._torch import TorchBackend, center_of
 from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
 from transanno.saving._save import card_of, write_beside
-from transanno.training._minibatches import Minibatch, as_positions
+from transanno.training._minibatches import Minibatch
 from transanno.training._module import TransAnnoModule
 from transanno.training._plan import TransAnnoTrainingPlan
 
@@ -97,6 +98,12 @@ class TransAnnoBase(BaseModelClass):
         return self._spec.vocabulary[self._is_gene]
 
     @property
+    def _batches(self) -> list[str]:
+        """Names of the batches, in the order of their codes."""
+        state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
+        return [str(batch) for batch in state["categorical_mapping"]]
+
+    @property
     def _is_gene(self) -> np.ndarray:
         """Which columns of the registered counts are genes ``(n_vars,)``: all but the count of other genes."""
         return np.asarray(self._spec.vocabulary != OTHER_GENES)
@@ -134,9 +141,8 @@ class TransAnnoBase(BaseModelClass):
         return target, self._encode(aligned)
 
     def _encode(self, aligned: AlignedData) -> Cells:
-        state = self.registry["field_registries"][REGISTRY_KEYS.BATCH_KEY]["state_registry"]
         can_map = hasattr(self, "load_query_data")
-        batch = encode_batches(aligned.obs, state, batch_key=self._spec.batch_key, can_map=can_map)
+        batch = encode_batches(aligned.obs, self._batches, batch_key=self._spec.batch_key, can_map=can_map)
         return Cells(aligned.counts, batch, aligned.is_missing, aligned.obs)
 
     def _registered_cells(self) -> Cells:

@@ -16,6 +16,7 @@ from transanno.predictions._calibration import MIN_HELD_OUT, Calibration
 from transanno.predictions._neighbors import Surroundings
 from transanno.predictions._novelty import MAX_CELLS, fit_space
 from transanno.predictions._refine import refine_probabilities
+from transanno.predictions._temperature import as_probabilities
 from transanno.predictions._torch import center_of
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def calibrate(model: TransAnno, training: np.ndarray, held_out: np.ndarray) -> N
         # As a query of its own.
         center = center_of(model.module, cells, held_out)
         outputs = model._run(cells, held_out, axes=judge.axes, center=center)
-    own = torch.from_numpy(outputs.logits).double().softmax(dim=1).numpy()
+    own = as_probabilities(outputs.logits)
     model.calibration_ = found = Calibration.fit(
         own,
         refine_probabilities(own, Surroundings.of(cells.counts.rows(held_out), ~model._is_gene)),

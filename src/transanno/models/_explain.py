@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from transanno.evidence._attributions import BASELINES, attribute_cells, contrasts
-from transanno.evidence._groups import as_groups, mean_probabilities
+from transanno.data._positions import as_positions
+from transanno.evidence._attributions import attribute_cells
+from transanno.evidence._explained import BASELINES, Explained, code_of, contrasts
 from transanno.nn import CellTypeHead
 from transanno.predictions._run import Cells
-from transanno.training._minibatches import as_positions
 
 if TYPE_CHECKING:
     from transanno.models._transanno import TransAnno
@@ -34,21 +34,13 @@ def attribute_groups(
     positions = as_positions(indices, target.n_obs)
     center = model._center(cells)
     logits = model._run(cells, positions, batch_size, center=center).logits
-    if groupby is None:
-        groupby = pd.Categorical(model.labels[logits.argmax(axis=1)], categories=model.labels)
-    codes, groups = as_groups(groupby, target, positions)
-    if label is None:
-        explained = mean_probabilities(logits, codes, len(groups)).argmax(axis=1)
-    else:
-        explained = np.full(len(groups), code_of(model, label))
+    explained = Explained.of(logits, model.labels, groupby, target, positions, label)
+    is_used = explained.codes >= 0
     found = attribute(
-        model,     cells, positions[codes >= 0], codes[codes >= 0], explained, against, center=center, baseline=baseline,
-        n_steps=n_steps, batch_size=batch_size,
+        model,     cells, positions[is_used], explained.codes[is_used], explained.labels, against, center=center,
+        baseline=baseline, n_steps=n_steps, batch_size=batch_size,
     )  # fmt: skip
-    index = pd.Index(groups, name=groupby if isinstance(groupby, str) else None)
-    table = pd.DataFrame(found, index=index, columns=model.genes)
-    table.attrs["labels"] = dict(zip(groups, model.labels[explained].tolist(), strict=True))
-    return table
+    return explained.table(found, model.genes, model.labels, groupby)
 
 
 def attribute(
@@ -70,7 +62,7 @@ def attribute(
         cells,
         positions,
         codes,
-        contrasts(explained, None if against is None else code_of(model, against), len(model.labels)),
+        contrasts(explained, None if against is None else code_of(model.labels, against), len(model.labels)),
         center=center,
         baseline=baseline,
         n_steps=n_steps,
@@ -88,7 +80,3 @@ def deciding_weights(model: TransAnno) -> np.ndarray | None:
     # Weights are per unit of expression: a rare gene's is large and seldom used. The root of the mean stands for the spread.
     spread = model.module.mean_expression.sqrt().cpu().numpy()[model._is_gene]
     return (weights - weights.mean(axis=0)) * spread
-
-
-def code_of(model: TransAnno, label: str) -> int:
-    return int(np.flatnonzero(model.labels == label)[0])

@@ -7,7 +7,7 @@ NaN; these fields raise or repair instead. All of them leave the user's own colu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import CategoricalObsField, LabelsWithUnlabeledObsField, LayerField, MuDataWrapper
 
-from transanno._constants import JUDGED_KEY, MISSING_CATEGORY, QUERY_CATEGORY, UNLABELED_CATEGORY
+from transanno._constants import JUDGED_KEY, UNLABELED_CATEGORY
 from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
 from transanno.checks._warn import warn
 from transanno.data._align_counts import check_unmeasured
+from transanno.data._batches import check_known_batches, codes_in, first_names, read_batches
 from transanno.data._beside import counts_cure
 from transanno.data._check_counts import checked_blocks, judge_scale
 from transanno.data._counts import MatrixCounts
@@ -70,11 +71,6 @@ class GeneLayerField(LayerField):
         return super().transfer_field(state_registry, adata_target, **kwargs)
 
 
-def _encode(values: np.ndarray, categories: Iterable[str]) -> np.ndarray:
-    """Strings -> position in ``categories``, -1 where absent."""
-    return pd.Index(list(categories), dtype=object).get_indexer(pd.Index(values, dtype=object))
-
-
 class LabelsField(LabelsWithUnlabeledObsField):
     """Cell types; the unlabeled category is always the last code.
 
@@ -110,7 +106,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
         if unseen:
             raise ValueError(
                 f"{len(unseen)} of the labels in obs[{self._original_attr_key!r}] are unknown to the model: "
-                f"{_first(unseen)}. The model knows {_first(categories[:-1])}. Rename them, or set them to "
+                f"{first_names(unseen)}. The model knows {first_names(categories[:-1])}. Rename them, or set them to "
                 f"{self._unlabeled_category!r} (or NaN) to have these cells predicted; "
                 '`load_query_data(..., unseen_labels="mask")` does that and leaves your column as it is.'
             )
@@ -131,7 +127,7 @@ class LabelsField(LabelsWithUnlabeledObsField):
         return as_strings(column, missing=self._unlabeled_category)
 
     def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
-        adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
+        adata.obs[self.attr_key] = codes_in(values, categories).astype(np.int64)
         n_labeled = int((values != self._unlabeled_category).sum())
         logger.info(
             "%d labeled and %d unlabeled cells, %d types", n_labeled, len(values) - n_labeled, len(categories) - 1
@@ -176,7 +172,7 @@ class BatchField(CategoricalObsField):
         return read_batches(adata.obs, self._original_attr_key)
 
     def _write(self, adata: AnnData, values: np.ndarray, categories: list[str]) -> dict:
-        adata.obs[self.attr_key] = _encode(values, categories).astype(np.int64)
+        adata.obs[self.attr_key] = codes_in(values, categories).astype(np.int64)
         return self._state(categories)
 
     def _state(self, categories: list) -> dict:
@@ -184,45 +180,6 @@ class BatchField(CategoricalObsField):
             self.CATEGORICAL_MAPPING_KEY: np.array(categories, dtype=object),
             self.ORIGINAL_ATTR_KEY: self._original_attr_key,
         }
-
-
-def read_batches(obs: pd.DataFrame, batch_key: str) -> np.ndarray:
-    """-> batch of every cell as str; a query without the column is one batch of its own."""
-    if batch_key not in obs:
-        return np.full(len(obs), QUERY_CATEGORY, dtype=object)
-    return as_strings(obs[batch_key], missing=MISSING_CATEGORY)
-
-
-def check_known_batches(values: np.ndarray, categories: list[str], *, can_map: bool = True) -> None:
-    """Raise ValueError if a batch is unknown to the model."""
-    unseen = sorted(set(values) - set(categories))
-    if unseen:
-        raise ValueError(
-            f"{len(unseen)} batches are unknown to the model: {_first(unseen)}. The model knows {_first(categories)}. "
-            + (
-                "Use `TransAnno.load_query_data(adata, model)`, which adds new batches, and predict with the model that it "
-                "returns."
-                if can_map
-                else "Rename them to batches that the model knows."
-            )
-        )
-
-
-def encode_batches(
-    obs: pd.DataFrame, state_registry: dict, *, batch_key: str | None, can_map: bool = True
-) -> np.ndarray:
-    """obs, batch state registry -> batch codes ``(n_obs,)`` for prediction; unknown batches are an error."""
-    if batch_key is None:
-        return np.zeros(len(obs), dtype=np.int64)
-    categories = [str(category) for category in state_registry[CategoricalObsField.CATEGORICAL_MAPPING_KEY]]
-    values = read_batches(obs, batch_key)
-    check_known_batches(values, categories, can_map=can_map)
-    return _encode(values, categories).astype(np.int64)
-
-
-def _first(names: list[str], n: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:n])
-    return shown if len(names) <= n else f"{shown}, … ({len(names)} in all)"
 
 
 MuDataGeneLayerField = MuDataWrapper(GeneLayerField)

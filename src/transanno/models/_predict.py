@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from anndata import AnnData
 from mudata import MuData
 
 from transanno.data._labels import as_strings
+from transanno.data._positions import as_positions
 from transanno.predictions._predict import Asked, Judge
-from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
-from transanno.training._minibatches import Minibatch, as_positions
+from transanno.predictions._result import Predictions
+from transanno.training._minibatches import Minibatch
 
 if TYPE_CHECKING:
     from transanno.models._transanno import TransAnno
@@ -30,9 +30,7 @@ def predict_cells(
     dataloader: Iterable[Minibatch] | None = None,
 ) -> tuple[Predictions, Any]:
     """Every cell through the network once -> predictions, and the user's object, None with a ``dataloader``."""
-    check_unassigned_threshold(asked.unassigned_threshold, model.labels)
-    check_fdr(asked.fdr, model.labels)
-    check_coverage(asked.coverage)
+    asked.check(model.labels)
     model._check_if_trained()
     judge, needs_all = judge_of(model), {"refine": asked.refine, "keep_known": asked.keep_known}
     needs_all |= {"fdr": asked.fdr is not None, "sets": asked.sets}
@@ -55,8 +53,7 @@ def predict_cells(
             axes = judge.axes
         outputs = model._run(cells, positions, batch_size, axes=axes)
         known = _known_codes(model, cells.obs)[positions] if asked.keep_known else None
-    own = torch.from_numpy(outputs.logits).double().softmax(dim=1).numpy()
-    return judge.predictions(own, outputs, cells, positions, obs_names, known, asked), target
+    return judge.predictions(outputs, cells, positions, obs_names, known, asked), target
 
 
 def judge_of(model: TransAnno) -> Judge:

@@ -16,6 +16,7 @@ from scvi.utils import setup_anndata_dsp
 
 from transanno.checks._arguments import check_training, one_column
 from transanno.checks._warn import warn
+from transanno.data._positions import as_positions
 from transanno.models._base import TransAnnoBase, plan_arguments
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._from_original import model_without_data, read_genes
@@ -25,7 +26,6 @@ from transanno.predictions._torch import as_minibatch
 from transanno.presets import PAPER
 from transanno.saving._original import load_weights, read_checkpoint
 from transanno.training._epochs import MAX_PRETRAINING_EPOCHS, N_PRETRAINING_VISITS, default_max_epochs
-from transanno.training._minibatches import as_positions
 from transanno.training._seed import seeded
 from transanno.training._splitter import SplitOnce, ignored_size_warnings
 

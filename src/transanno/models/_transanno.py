@@ -18,10 +18,9 @@ from scvi.utils import setup_anndata_dsp
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_training, one_column
-from transanno.checks._data import check_choice, check_interval
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
-from transanno.evidence._attributions import BASELINES
+from transanno.evidence._explained import check_explanation
 from transanno.models._base import TransAnnoBase, as_model, plan_arguments
 from transanno.models._calibrate import calibrate
 from transanno.models._explain import attribute_groups
@@ -36,6 +35,7 @@ from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._predict import Asked
+from transanno.saving._export import export_model, write_export
 from transanno.training._health import warn_if_collapsed
 from transanno.training._minibatches import Minibatch
 from transanno.training._splitter import AnnotationDataSplitter
@@ -119,6 +119,35 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             "cell_types": self.labels.tolist(),
             **{key: setup[key] for key in ("labels_key", "unlabeled_category")},
         }
+
+    def export(self, dir_path: str | Path, overwrite: bool = False) -> None:
+        """Write what it takes to predict, for :func:`transanno.jax.load_predictor` and readers without torch.
+
+        Two files: ``weights.npz``, the weights as numpy arrays, and ``predictor.json``, genes, labels, batches, architecture,
+        calibration and where novelty is measured. Neither is a pickle. The user guide says what is in them. A model
+        that is to be trained on, or loaded by :meth:`load`, has to be saved with :meth:`save`, too.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write; it may be that of :meth:`save`.
+        overwrite
+            Replace an exported model in the folder.
+
+        Raises
+        ------
+        ValueError
+            If the folder holds an exported model, unless ``overwrite`` is given.
+        RuntimeError
+            If the model is not trained.
+
+        Examples
+        --------
+        >>> model.export("exported/")
+        >>> predictor = transanno.jax.load_predictor("exported/")
+        """
+        self._check_if_trained(warn=False)
+        write_export(export_model(self), dir_path, overwrite=overwrite)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -604,12 +633,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         >>> model.get_gene_attributions(query, groupby="leiden", against="T cell")
         """
         self._check_if_trained()
-        check_choice("baseline", baseline, BASELINES)
-        n_steps = BASELINES[baseline] if n_steps is None else n_steps
-        check_interval("n_steps", n_steps, 1)
-        for name, value in (("label", label), ("against", against)):
-            if value is not None:
-                check_choice(name, value, self.labels.tolist())
+        n_steps = check_explanation(self.labels.tolist(), label, against, baseline, n_steps)
         return attribute_groups(self, adata, indices, groupby, label, against, baseline, n_steps, batch_size)
 
     # -- registration --------------------------------------------------------------------------------------------

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from transanno._constants import DEVIATION_LENGTH
 from transanno.nn._expression import distance_from, sum_over_genes
 from transanno.nn._transformer import TransformerBlock
 
 _N_VIEWS = 3
-# Length that a cell's deviation from its data set is scaled to: about that of the deviation itself.
-_LENGTH = 30.0
 
 
 class EncoderOutput(NamedTuple):
@@ -151,7 +150,7 @@ class ViewEncoder(nn.Module):
         """
         reading = sum_over_genes(expression, self.gene_embedding)
         center, mean = (values @ self.gene_embedding for values in (context.center, context.mean))
-        direction = (reading - center) * (_LENGTH / context.distance(expression))
+        direction = (reading - center) * (DEVIATION_LENGTH / context.distance(expression))
         views = (reading, direction, (center - mean).expand_as(reading))
         parts = zip(*(view.split(self.n_hidden, dim=1) for view in views), strict=True)  # one for each network
         found = [network(part, batch_embedding) for network, part in zip(self.networks, parts, strict=True)]

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS, TARGET_SUM
+from transanno._constants import LEAST_SQUARED_DISTANCE, N_BINS, TARGET_SUM
 
 # Cells whose expression is binned at once: the bins take twice the memory of the counts.
 _N_BINNED = 512
 # Depths of cells around that of their data set, and the least share of a cell's molecules that is kept.
 _DEPTHS_OF_CELLS, _MIN_KEPT = (0.6, 1.4), 0.05
-# Least squared distance from a center.
-_TINY = 1e-6
 
 
 def thin_counts(counts: Tensor, *, min_fraction: float) -> Tensor:
@@ -129,7 +127,7 @@ def distance_from(expression: Tensor, center: Tensor) -> Tensor:
         squared = squares - 2.0 * products + center.square().sum()
     else:
         squared = (expression - center).square().sum(dim=1)
-    return squared.clamp_min(_TINY).sqrt()
+    return squared.clamp_min(LEAST_SQUARED_DISTANCE).sqrt()
 
 
 def sum_over_genes(expression: Tensor, table: Tensor) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# Keeps a denominator away from zero where a query and all keys point apart; the value of the original.
-_EPSILON = 1e-4
+from transanno._constants import FAVOR_EPSILON
 
 
 def draw_projection(n_features: int, head_dim: int) -> Tensor:
@@ -36,7 +35,7 @@ def softmax_features(x: Tensor, projection: Tensor, *, is_query: bool, exact_gra
     largest = projected.amax(dim=-1 if is_query else (-1, -2), keepdim=True)
     if not exact_gradient:
         largest = largest.detach()
-    return (projected - x.square().sum(dim=-1, keepdim=True) / 2 - largest).exp() + _EPSILON
+    return (projected - x.square().sum(dim=-1, keepdim=True) / 2 - largest).exp() + FAVOR_EPSILON
 
 
 def favor_attention(

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from transanno._constants import N_BINS
+from transanno._constants import COSINE_SCALE, LEAST_LENGTH, N_BINS
 from transanno.nn._encoder import Context, EncoderOutput
 from transanno.nn._expression import sum_over_genes
 
 # Widths of the perceptron in TransAnno-Net's classifier.
 _CONV_HEAD_WIDTHS = (512, 128)
-# Logits of a cosine of one: as sure as the other experts are.
-COSINE_SCALE = 20.0
 
 
 class Shares(NamedTuple):
@@ -96,7 +94,7 @@ class CellTypeHead(nn.Module):
         # Expression and center are zero where a gene is masked, and cells may differ in what is.
         lengths = ((~is_masked).to(directions) @ directions.square()).sqrt()
         products = sum_over_genes(expression, directions) - context.center @ directions
-        cosines = products / (context.distance(expression) * lengths.clamp_min(1e-6))
+        cosines = products / (context.distance(expression) * lengths.clamp_min(LEAST_LENGTH))
         return COSINE_SCALE * cosines.masked_fill((directions == 0).all(dim=0), -1.0)
 
     @contextmanager

@@ -15,9 +15,10 @@ from transanno.predictions._groups import find_groups
 from transanno.predictions._neighbors import MIN_CELLS, Surroundings
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._refine import refine_probabilities
-from transanno.predictions._result import Predictions
+from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
 from transanno.predictions._run import Cells, Outputs
 from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
+from transanno.predictions._temperature import as_probabilities
 
 
 class Asked(NamedTuple):
@@ -29,6 +30,12 @@ class Asked(NamedTuple):
     sets: bool = False
     coverage: float = 0.9
     keep_known: bool = False
+
+    def check(self, labels: np.ndarray) -> None:
+        """Raise `ValueError` unless all is in its range, and no type ``(n_labels,)`` is called like cells without one."""
+        check_unassigned_threshold(self.unassigned_threshold, labels)
+        check_fdr(self.fdr, labels)
+        check_coverage(self.coverage)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +93,6 @@ class Judge:
 
     def predictions(
         self,
-        own: np.ndarray,
         outputs: Outputs,
         cells: Cells | None,
         positions: np.ndarray,
@@ -94,7 +100,7 @@ class Judge:
         known: np.ndarray | None,
         asked: Asked,
     ) -> Predictions:
-        """Softmax of the logits ``(n_cells, n_labels)``, outputs of the cells at ``positions`` -> predictions.
+        """Outputs of the cells at ``positions`` -> predictions.
 
         ``cells`` is None for minibatches of the user's, of which nothing else is known; ``known (n_cells,)`` are positions of
         the types that cells keep, -1 for none, or None if none is to be kept.
@@ -103,6 +109,7 @@ class Judge:
         if asked.refine or asked.fdr is not None:
             assert cells is not None  # which predict checks
             surroundings = Surroundings.of(cells.counts.rows(positions), ~self.is_gene)
+        own = as_probabilities(outputs.logits)
         probabilities = refine_probabilities(own, surroundings) if asked.refine else own
         is_empty = outputs.is_empty
         if is_empty.any():

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from transanno._constants import N_CENTER_CELLS
 from transanno.data._counts import Counts
 
 
@@ -52,3 +53,9 @@ def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: in
     chunks = [positions[start : start + batch_size] for start in starts]
     parts = [backend(cells.counts.rows(chunk), cells.batch[chunk], cells.is_missing) for chunk in chunks]
     return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def center_cells(positions: np.ndarray) -> np.ndarray:
+    """Positions of the cells of a data set -> those whose mean stands for all, evenly spread."""
+    n_cells = min(len(positions), N_CENTER_CELLS)
+    return positions[np.linspace(0, len(positions) - 1, n_cells).round().astype(int)] if n_cells else positions

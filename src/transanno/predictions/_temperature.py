@@ -11,6 +11,11 @@ _LOWEST, _HIGHEST = 0.05, 20.0
 _N_BINS = 15
 
 
+def as_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logits ``(n_cells, n_labels)`` in any precision -> probabilities in double precision."""
+    return softmax(logits.astype(np.float64), axis=1)
+
+
 def fit_temperature(logits: np.ndarray, codes: np.ndarray) -> float:
     """Logits ``(n_cells, n_labels)``, codes of the true types ``(n_cells,)`` -> T.
 

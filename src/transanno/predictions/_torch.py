@@ -12,12 +12,9 @@ from scvi import REGISTRY_KEYS
 from torch import Tensor
 from torch.nn import functional as F
 
+from transanno._constants import N_PRIOR_CELLS
 from transanno.nn import sparse_rows, sum_over_cells, sum_over_genes
-from transanno.predictions._run import Cells, Outputs
-
-# Cells whose mean stands for that of a data set, and as how many cells the mean of the reference counts beside them: of one
-# cell there is no mean to speak of.
-_N_CENTER, _N_PRIOR = 20_000, 5
+from transanno.predictions._run import Cells, Outputs, center_cells
 
 
 class TorchBackend:
@@ -89,12 +86,11 @@ def center_of(module: Any, cells: Cells, positions: np.ndarray) -> Tensor | None
     """
     if not module.reads_center:
         return None
-    n_cells, size = min(len(positions), _N_CENTER), module.encoder.inference_batch_size
-    sample = positions[np.linspace(0, len(positions) - 1, n_cells).round().astype(int)] if n_cells else positions
-    total = _N_PRIOR * module.mean_expression
+    sample, size = center_cells(positions), module.encoder.inference_batch_size
+    total = N_PRIOR_CELLS * module.mean_expression
     is_masked = (torch.from_numpy(cells.is_missing).to(module.device) | module.is_other)[None, :]
-    for start in range(0, n_cells, size):
+    for start in range(0, len(sample), size):
         rows = sample[start : start + size]
         counts = as_minibatch(module, cells.counts.rows(rows), cells.batch[rows])[REGISTRY_KEYS.X_KEY]
         total = total + sum_over_cells(module.normalize(counts.to(module.device), is_masked))
-    return total / (n_cells + _N_PRIOR)
+    return total / (len(sample) + N_PRIOR_CELLS)

@@ -12,11 +12,12 @@ from scipy.special import softmax
 
 from transanno.checks._data import Message, check_choice, check_obs_column
 from transanno.data._labels import as_strings
+from transanno.data._positions import as_positions
+from transanno.evidence._explained import code_of
 from transanno.evidence._profiles import Profiles, profiles
 from transanno.models import TransAnno
-from transanno.models._explain import attribute, code_of
+from transanno.models._explain import attribute
 from transanno.predictions._run import Cells
-from transanno.training._minibatches import as_positions
 
 # A gene is expected where at least this share of a label's cells express it, and absent where at most that share of the
 # explained cells do: of one cell, none.
@@ -109,7 +110,7 @@ def explain(
         raise ValueError(f"label and against are both {label!r}. Compare two different labels.")
     one_group = np.zeros(len(positions), dtype=np.int64)
     evidence = attribute(
-        model, cells_read, positions, one_group, np.array([code_of(model, label)]), against, center=center
+        model, cells_read, positions, one_group, np.array([code_of(model.labels, label)]), against, center=center
     )
     found = pd.Series(evidence[0], index=model.genes)
     own = profiles(cells_read, positions, one_group, ["cells"], model.genes, model._is_gene, min_cells=1)

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from transanno.data._batches import check_known_batches, encode_batches
 from transanno.data._counts import MatrixCounts
-from transanno.models._fields import BatchField, GeneLayerField, LabelsField, check_known_batches, encode_batches
+from transanno.models._fields import BatchField, GeneLayerField, LabelsField
 
 N_OBS, N_VARS = 17, 11
 LABELS = np.array(["T", "B", "NK", "B", "T", "Unknown", "B", "T", "T", "NK", "B", "B", "T", "B", "B", "T", "B"])
@@ -222,10 +223,10 @@ class TestBatchField:
     def test_encode_batches_equals_the_field(self, adata):
         field = batch_field()
         state = field.register_field(adata)
-        found = encode_batches(adata.obs, state, batch_key="batch")
+        found = encode_batches(adata.obs, state["categorical_mapping"], batch_key="batch")
         assert found.dtype == np.int64
         assert found.tolist() == codes(adata, field)
-        assert encode_batches(adata.obs, state, batch_key=None).tolist() == [0] * N_OBS
+        assert encode_batches(adata.obs, state["categorical_mapping"], batch_key=None).tolist() == [0] * N_OBS
 
     def test_many_unknown_batches_are_counted(self):
         with pytest.raises(ValueError, match=r"7 batches are unknown .*'b4', … \(7 in all\)\. The model knows 's'\."):

@@ -102,7 +102,7 @@ class Judge:
         surroundings = None
         if asked.refine or asked.fdr is not None:
             assert cells is not None  # which predict checks
-            surroundings = Surroundings.of(cells.counts.rows(positions), ~self.is_gene)
+            surroundings = Surroundings.of(cells.counts, positions, ~self.is_gene)
         probabilities = refine_probabilities(own, surroundings) if asked.refine else own
         is_empty = outputs.is_empty
         if is_empty.any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._check_counts import CheckedCounts, NotFiniteError
-from transanno.data._counts import Counts, MatrixCounts, in_memory
+from transanno.data._counts import Counts, MatrixCounts, in_memory, is_large
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names, say
 from transanno.data._layers import lacks_layer
@@ -29,9 +28,6 @@ from transanno.data._match_genes import match_genes, missing_genes
 from transanno.data._other_genes import OtherGenes
 from transanno.data._shared_genes import floor_for_reference
 
-# Cells times genes of the model. Up to here, counts are read into memory once, which is faster: about a tenth of these values are
-# not zero, and take 100 MB. Beyond, cells of a query on disk are read when they are asked for.
-MAX_IN_MEMORY = 100_000_000
 # Cells that are registered in the place of all of these.
 _N_STAND_IN = 1000
 
@@ -158,7 +154,7 @@ def align(
             raise
         if only_some and isinstance(source.counts, MatrixCounts):
             counts: Counts = CheckedCounts(aligned, partial(_checked, source, aligned, spec.vocabulary))
-        elif aligned.is_on_disk and math.prod(aligned.shape) > MAX_IN_MEMORY:
+        elif aligned.is_on_disk and is_large(aligned.shape):
             for _ in _checked(source, aligned, spec.vocabulary):
                 pass  # what is wrong is said before minutes go into the cells before it
             counts = aligned

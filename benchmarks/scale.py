@@ -23,7 +23,7 @@ from benchmarks._data import LABEL, RESULTS, load_pair, markdown_table, read_pai
 from benchmarks.memory import GIB, PAIR, _n_obs, _reset_peak, _status, make_reference
 
 _ABOUT = (
-    "`tl.annotate(query, model=...)` of queries opened with `backed=\"r\"`. Above: peak of the process minus what it held before, "
+    '`tl.annotate(query, model=...)` of queries opened with `backed="r"`. Above: peak of the process minus what it held before, '
     "which imports, the model and a first small query are part of. Refined: with the defaults; else `refine=False`."
 )
 _N_TRAINED, _SEED = 6_000, 1
@@ -96,7 +96,17 @@ def measure(path: Path, model: Path, refine: bool) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    header = ["cells", "genes", "file, GiB", "counts", "refined", "seconds", "cells/s", "process before, GiB", "above, GiB"]
+    header = [
+        "cells",
+        "genes",
+        "file, GiB",
+        "counts",
+        "refined",
+        "seconds",
+        "cells/s",
+        "process before, GiB",
+        "above, GiB",
+    ]
     table = [
         [
             f"{row['n_cells']:,}", f"{row['n_genes']:,}", f"{row['file_gib']:.2f}",

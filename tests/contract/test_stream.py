@@ -400,7 +400,9 @@ class TestCommandLine:
         ]
 
     @pytest.mark.parametrize("more", [(), ("--fdr", "0.2", "--layer", "other", "--key-added", "free_text")], ids=str)
-    def test_writes_what_it_writes_from_memory(self, more, files, folder, request, snapshot, changed, capsys, monkeypatch):
+    def test_writes_what_it_writes_from_memory(
+        self, more, files, folder, request, snapshot, changed, capsys, monkeypatch
+    ):
         assert main(self.arguments(folder, *more)) == 0
         expected, said = ad.read_h5ad("out.h5ad"), capsys.readouterr().out
         Path("out.h5ad").unlink()

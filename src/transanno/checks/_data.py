@@ -96,7 +96,9 @@ def check_not_lazy(adata: AnnData, *, name: str, may_be_read: bool = False) -> N
     lazy = [what for what, matrix in matrices.items() if _is_lazy(matrix)]
     lazy += [f"{name}.{what}" for what in ("obs", "var") if not isinstance(getattr(adata, what), pd.DataFrame)]
     if lazy and (not may_be_read or find_spec("dask") is None):
-        without = " and dask, which would read them, is not installed: pip install 'transanno[dask]'" if may_be_read else ""
+        without = (
+            " and dask, which would read them, is not installed: pip install 'transanno[dask]'" if may_be_read else ""
+        )
         raise TypeError(
             f"{lazy[0]} is lazy (dask or xarray): its values are not read yet{without}. Read them with {name} = "
             f'{name}.to_memory(), or open the file with anndata.read_h5ad(path, backed="r"), which is read in chunks.'

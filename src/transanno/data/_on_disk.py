@@ -54,9 +54,7 @@ def has_matrices_on_disk(adata: AnnData) -> bool:
     return any(not (matrix is None or isinstance(matrix, np.ndarray) or sp.issparse(matrix)) for matrix in matrices)
 
 
-def write_copy(
-    source: Path, path: Path, *, obs: pd.DataFrame, obsm: Mapping[str, Any], uns: Mapping[str, Any]
-) -> None:
+def write_copy(source: Path, path: Path, *, obs: pd.DataFrame, obsm: Mapping[str, Any], uns: Mapping[str, Any]) -> None:
     """Copy a file in one step, with another ``obs``, and with more in ``obsm`` and ``uns``; no matrix is read."""
     import h5py
     from anndata.io import write_elem

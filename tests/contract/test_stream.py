@@ -25,7 +25,6 @@ from transanno.data._align_counts import AlignedCounts
 from transanno.data._counts import MatrixCounts
 from transanno.data._files import write_h5ad
 from transanno.data._on_disk import open_h5ad
-from transanno.predictions import _neighbors
 from transanno.predictions._torch import TorchBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore::transanno.TransAnnoWarning")
@@ -350,31 +349,6 @@ def test_without_dask_lazy_queries_are_told_which_package(model, query, monkeypa
     for function in (lambda: tl.annotate(query, model=model), lambda: model.predict(query)):
         with pytest.raises(TypeError, match=r"X is lazy .*pip install 'transanno\[dask\]'"):
             function()
-
-
-class TestNeighborhoods:
-    @pytest.fixture
-    def counts(self, make_adata):
-        return MatrixCounts(make_adata(431, seed=2).X)
-
-    def test_beyond_a_size_the_drawn_cells_say_what_the_components_are(self, counts, monkeypatch):
-        positions = np.arange(431)
-        whole = _neighbors.Surroundings.of(counts, positions)
-        monkeypatch.setattr(_neighbors, "_MAX_WHOLE", 100)
-        monkeypatch.setattr(_neighbors, "CELLS_PER_BLOCK", 29)
-        projected = _neighbors.Surroundings.of(counts, positions)  # of all cells, in blocks
-        signs = np.sign((whole.components * projected.components).sum(axis=0))
-        np.testing.assert_allclose(projected.components * signs, whole.components, atol=1e-3)
-        monkeypatch.setattr(_neighbors, "_N_DRAWN", 300)
-        drawn = _neighbors.Surroundings.of(counts, positions)
-        assert drawn.components.shape == whole.components.shape
-        shared = [len(set(a) & set(b)) for a, b in zip(drawn.neighbors, whole.neighbors, strict=True)]
-        assert np.mean(shared) > 0.6 * _neighbors.N_NEIGHBORS
-
-    def test_of_identical_cells(self, monkeypatch):
-        monkeypatch.setattr(_neighbors, "_MAX_WHOLE", 50)
-        same = MatrixCounts(sp.csr_matrix(np.tile([3.0, 0.0, 1.0], (61, 1))))
-        assert _neighbors.Surroundings.of(same, np.arange(61)).neighbors.shape == (61, 15)
 
 
 def with_more(query):

@@ -19,6 +19,8 @@ from transanno.predictions._result import Predictions
 from transanno.predictions._run import Cells, Outputs
 from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
 
+_CELLS_PER_BLOCK = 100_000
+
 
 class Asked(NamedTuple):
     """Arguments of :meth:`transanno.TransAnno.predict`."""
@@ -71,9 +73,12 @@ class Judge:
         """-> how far cells are from the known types ``(n_cells,)``; None if that was not projected."""
         if self.space is None or not outputs.projected.shape[1]:
             return None
-        if len(outputs.z) == 0:
-            return np.zeros(0)
-        return self.space.distances(outputs.z, outputs.projected, is_missing[self.is_gene], self.table)
+        found = np.empty(len(outputs.z))
+        for start in range(0, len(found), _CELLS_PER_BLOCK):  # since all of these in float64 take more than all outputs
+            block = slice(start, start + _CELLS_PER_BLOCK)
+            z, projected = outputs.z[block], outputs.projected[block]
+            found[block] = self.space.distances(z, projected, is_missing[self.is_gene], self.table)
+        return found
 
     def _novelty(
         self, probabilities: np.ndarray, outputs: Outputs, is_missing: np.ndarray, surroundings: Surroundings | None

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
+from transanno.checks._warn import warn
 from transanno.data._counts import CELLS_PER_BLOCK, Counts
 from transanno.data._log_normalize import log_normalize
 
@@ -22,6 +23,8 @@ _MAX_EXACT = 50_000
 # Components of all cells up to here. Their counts, and two copies of them while they are normalized, take 2 GiB at most: 600 of 2,000
 # genes in a cell. Beyond, components of as many cells as are drawn, on which the others are projected in blocks.
 _MAX_WHOLE, _N_DRAWN = 100_000, 50_000
+# Of more cells, components and the search for neighbors would take more than 2 GiB (benchmarks/results/scale.md).
+_MAX_CELLS = 1_500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +38,18 @@ class Surroundings:
 
     @classmethod
     def of(cls, counts: Counts, positions: np.ndarray, is_other: np.ndarray | None = None) -> Surroundings | None:
-        """Cells at ``positions`` of counts ``(n_obs, n_vars)`` -> their surroundings; None for fewer than 50 or a single gene.
+        """Cells at ``positions`` of counts ``(n_obs, n_vars)`` -> their surroundings; None for fewer than 50, a single gene, or too many cells.
 
         Columns where ``is_other (n_vars,)`` is True are part of a cell's total and nothing else.
         """
         if len(positions) < MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
+            return None
+        if len(positions) > _MAX_CELLS:
+            warn(
+                f"Neighborhoods among {len(positions)} cells would take more than 2 GiB of memory, so they are left out: "
+                "predictions are not refined, novelty is not averaged over neighbors, and cells that are called Unknown are not "
+                f"grouped. Predict parts of the query, of at most {_MAX_CELLS} cells, if you need that."
+            )
             return None
         if len(positions) <= _MAX_WHOLE:
             components = principal_components(counts.rows(positions), is_other)

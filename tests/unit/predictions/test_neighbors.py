@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from transanno import TransAnnoWarning
 from transanno.data._counts import MatrixCounts
 from transanno.predictions import _neighbors
 
@@ -26,6 +27,11 @@ class TestNeighborhoods:
         assert drawn.components.shape == whole.components.shape
         shared = [len(set(a) & set(b)) for a, b in zip(drawn.neighbors, whole.neighbors, strict=True)]
         assert np.mean(shared) > 0.6 * _neighbors.N_NEIGHBORS
+
+    def test_of_too_many_cells_are_left_out_with_a_warning(self, counts, monkeypatch):
+        monkeypatch.setattr(_neighbors, "_MAX_CELLS", 430)
+        with pytest.warns(TransAnnoWarning, match="among 431 cells would take more than 2 GiB .* left out"):
+            assert _neighbors.Surroundings.of(counts, np.arange(431)) is None
 
     def test_of_identical_cells(self, monkeypatch):
         monkeypatch.setattr(_neighbors, "_MAX_WHOLE", 50)

@@ -33,15 +33,16 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def folder(make_adata, start_afresh, tmp_path_factory) -> Path:
-    """Of a calibrated model with other genes."""
+    """Of a calibrated model of some of the genes, and of all others together."""
     start_afresh()
     reference = make_adata(331, seed=5)
     model = tl.fit_reference(
         reference, "cell_type", batch_key="batch", n_top_genes=41, max_epochs=2, accelerator="cpu",
         enable_progress_bar=False,
     )  # fmt: skip
-    model.save(tmp_path_factory.mktemp("model") / "saved")
-    return tmp_path_factory.getbasetemp() / "model0" / "saved"
+    path = tmp_path_factory.mktemp("model") / "saved"
+    model.save(path)
+    return path
 
 
 @pytest.fixture
@@ -275,6 +276,7 @@ class TestModelOfAStreamedQuery:
             query_model.train(1)
         with pytest.raises(ValueError, match="stays on disk"):
             query_model.save(tmp_path / "saved", save_anndata=True)
+        assert len(query_model.predict(query_model.adata, key_added=None)) == query_model.adata.n_obs
         query_model.save(tmp_path / "saved")
         again = TransAnno.load(tmp_path / "saved", False, accelerator="cpu")
         np.testing.assert_allclose(
@@ -372,6 +374,14 @@ class TestCommandLine:
             *["annotate", "--model", str(folder), "--query", "query.h5ad", "--out", "out.h5ad"],
             *["--accelerator", "cpu", *more],
         ]
+
+    def test_by_columns(self, files, folder, request, query):
+        write_h5ad(csc(query), "query.h5ad")
+        assert main(self.arguments(folder)) == 0
+        expected = ad.read_h5ad("out.h5ad")
+        request.getfixturevalue("tiny")
+        assert main(self.arguments(folder)) == 0
+        same(ad.read_h5ad("out.h5ad"), expected)
 
     @pytest.mark.parametrize("more", [(), ("--fdr", "0.2", "--layer", "other", "--key-added", "free_text")], ids=str)
     def test_writes_what_it_writes_from_memory(

@@ -142,10 +142,11 @@ class TransAnnoBase(BaseModelClass):
                 "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
             )
         is_own = target is registered or target is own
+        streamed = None if attached is None or target is registered else attached.cells
         # The user may have subset or reordered the object since.
-        if is_own and attached is not None and attached.cells is not None:
-            if target.obs_names.astype(str).equals(attached.cells.obs.index):
-                return target, attached.cells
+        if is_own and streamed is not None:
+            if target.obs_names.astype(str).equals(streamed.obs.index):
+                return target, streamed
         elif is_own and target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
             self._validate_anndata(registered)  # another model may have registered it since
             return target, self._registered_cells()

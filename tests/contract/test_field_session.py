@@ -67,10 +67,9 @@ class TestLazy:
         monkeypatch.setattr(type(query.layers), "__getitem__", lambda layers, key: Lazy(layers._data["counts"]))
         return query
 
-    def test_is_one_sentence_everywhere(self, lazy, model):
+    def test_is_one_sentence_wherever_all_cells_are_needed(self, lazy, model):
         for function in (
-            lambda: tl.annotate(lazy, model=model, accelerator="cpu"),
-            lambda: model.predict(lazy),
+            lambda: tl.annotate(lazy, lazy, labels_key="cell_type", accelerator="cpu"),
             lambda: pp.check(lazy),
             lambda: TransAnno.setup_anndata(lazy, "cell_type"),
             lambda: tl.fit_reference(lazy, "cell_type"),
@@ -82,6 +81,6 @@ class TestLazy:
     def test_dask_arrays(self, query, model):
         dask = pytest.importorskip("dask.array")
         query.X = dask.from_array(query.X.toarray(), chunks=(20, 53))
-        with pytest.raises(TypeError, match=r"query\.X is lazy.*query = query\.to_memory\(\)"):
-            tl.annotate(query, model=model, accelerator="cpu")
-        tl.annotate(query.to_memory(), model=model, accelerator="cpu")
+        with pytest.raises(TypeError, match=r"adata\.X is lazy.*adata = adata\.to_memory\(\)"):
+            TransAnno.setup_anndata(query, "cell_type")
+        TransAnno.setup_anndata(query.to_memory(), "cell_type")

@@ -12,6 +12,7 @@ import scanpy as sc
 import torch
 
 from transanno import TransAnno, TransAnnoPretrain
+from transanno.data._counts import MatrixCounts
 from transanno.predictions._neighbors import Surroundings
 from transanno.predictions._refine import refine_probabilities
 
@@ -351,7 +352,7 @@ class TestRefine:
         order = np.random.default_rng(0).permutation(97)[:61]
         found = model.predict(indices=order, soft=True, refine=True)
         own = model.predict(soft=True, key_added=None).iloc[order]
-        expected = refine_probabilities(own.to_numpy(), Surroundings.of(reference.X[order]))
+        expected = refine_probabilities(own.to_numpy(), Surroundings.of(MatrixCounts(reference.X), order))
         np.testing.assert_allclose(found, expected, atol=1e-6)
         assert list(found.index) == list(own.index)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from transanno.data._demo import LABELS_KEY, load_demo
 from transanno.data._files import compression_of, read_h5ad, write_h5ad
 from transanno.data._labels import as_strings
 from transanno.data._match_genes import missing_genes
+from transanno.data._on_disk import has_matrices_on_disk, open_h5ad, write_copy
 from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
 from transanno.metrics._table import format_table
@@ -49,7 +52,8 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
         console.step(f"Loading the model of {args.model}")
         model = TransAnno.load(args.model, False, accelerator=args.accelerator)
         setup = model.registry["setup_args"]
-        query = _read_query(args, console, protected=(setup["labels_key"], setup["batch_key"]))
+        read = partial(open_h5ad, n_genes=len(model.genes))
+        query = _read_query(args, console, protected=(setup["labels_key"], setup["batch_key"]), read=read)
         if args.labels_key is not None:
             check_obs_column(query, args.labels_key, argument="--labels-key", name="query")
     else:
@@ -64,7 +68,12 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     model_key = model.registry["setup_args"]["labels_key"]
     labels_key = args.labels_key or model_key
     model = _predict(query, model, args, console, hidden={labels_key, model_key})
-    write_h5ad(query, args.out, compression=compression_of(args.query))
+    if has_matrices_on_disk(query):
+        groups = f"{args.key_added}{GROUPS_SUFFIX}"
+        uns = {groups: query.uns[groups]} if groups in query.uns else {}
+        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns=uns)
+    else:
+        write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")
     _report(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
     if args.plots is not None:
@@ -93,10 +102,16 @@ def demo(args: argparse.Namespace, console: Console) -> None:
     write_figures(query, args.out, LABELS_KEY, args.key_added, _unlabeled_category(model), console)
 
 
-def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterable[str | None]) -> AnnData:
+def _read_query(
+    args: argparse.Namespace,
+    console: Console,
+    *,
+    protected: Iterable[str | None],
+    read: Callable[[Path], AnnData] | None = None,
+) -> AnnData:
     """-> query, whose columns of labels and batches the predictions must not replace."""
     console.step(f"Reading {args.query}")
-    query = read_h5ad(args.query, name="query")
+    query = read_h5ad(args.query, name="query", read=read)
     if args.key_added in {*protected, args.labels_key}:
         raise ValueError(
             f"--key-added={args.key_added!r} is the column of the labels or the batches, which the predictions would "
@@ -104,9 +119,12 @@ def _read_query(args: argparse.Namespace, console: Console, *, protected: Iterab
         )
     if args.key_added in query.obs:
         console.warn(f"The query has a column {args.key_added!r}; the predictions replace it in {args.out}.")
-    for note in rename_reserved(query):
+    # Of a file that is copied, nothing else is written.
+    written = AnnData(obs=query.obs) if has_matrices_on_disk(query) else query
+    for note in rename_reserved(written):
         console.warn(f"The query's {note}")
-    check_writable(query, args.out, columns=(args.key_added,))
+    check_writable(written, args.out, columns=(args.key_added,))
+    query.obs = written.obs
     return query
 
 

@@ -44,8 +44,8 @@ def check_share(name: str, value: object, *, may_be_none: bool = False) -> None:
         )
 
 
-def check_adata(value: object, *, name: str) -> None:
-    """Raise `TypeError` unless it is an AnnData."""
+def check_adata(value: object, *, name: str, may_be_lazy: bool = False) -> None:
+    """Raise `TypeError` unless it is an AnnData, whose values are lazy only if they may."""
     if isinstance(value, MuData):
         raise TypeError(
             f"{name} is a MuData, but an AnnData is needed here. Pass the modality that holds the counts, for example "
@@ -56,7 +56,7 @@ def check_adata(value: object, *, name: str) -> None:
             f"{name} is {_described(value)}. Allowed: an AnnData with raw counts, for example anndata.read_h5ad(path) of a "
             "file or AnnData(counts, obs=..., var=...) of a matrix."
         )
-    check_not_lazy(value, name=name)
+    check_not_lazy(value, name=name, may_be_read=may_be_lazy)
 
 
 def check_annotation(
@@ -64,7 +64,7 @@ def check_annotation(
 ) -> None:
     """Raise if one of these could not be used once the model is ready."""
     if not isinstance(query, MuData):
-        check_adata(query, name="query")
+        check_adata(query, name="query", may_be_lazy=True)
     if isinstance(query, AnnData) and query.isbacked and query.is_view:
         raise ValueError(
             "query is a view of a file (backed mode), and nothing can be written to its obs. Read the cells into memory "

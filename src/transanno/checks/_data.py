@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,17 +85,23 @@ def no_x(name: str) -> ValueError:
     return ValueError(f'{name} has no X. Name the layer that holds the counts, for example layer="counts".')
 
 
-def check_not_lazy(adata: AnnData, *, name: str) -> None:
-    """Raise `TypeError` if values or tables of an AnnData are lazy, as those of `anndata.experimental.read_lazy` are."""
+def check_not_lazy(adata: AnnData, *, name: str, may_be_read: bool = False) -> None:
+    """Raise `TypeError` if values or tables of an AnnData are lazy, as those of `anndata.experimental.read_lazy` are.
+
+    With `may_be_read`, only if there is no dask that they could be read by.
+    """
     matrices = {f"{name}.X": adata.X, **{f"{name}.layers[{key!r}]": adata.layers[key] for key in adata.layers}}
     if getattr(adata, "raw", None) is not None:
         matrices[f"{name}.raw"] = adata.raw.X
     lazy = [what for what, matrix in matrices.items() if _is_lazy(matrix)]
     lazy += [f"{name}.{what}" for what in ("obs", "var") if not isinstance(getattr(adata, what), pd.DataFrame)]
-    if lazy:
+    if lazy and (not may_be_read or find_spec("dask") is None):
+        without = (
+            " and dask, which would read them, is not installed: pip install 'transanno[dask]'" if may_be_read else ""
+        )
         raise TypeError(
-            f"{lazy[0]} is lazy (dask or xarray): its values are not read yet. Read them with {name} = {name}.to_memory(), or "
-            'open the file with anndata.read_h5ad(path, backed="r"), which is read in chunks.'
+            f"{lazy[0]} is lazy (dask or xarray): its values are not read yet{without}. Read them with {name} = "
+            f'{name}.to_memory(), or open the file with anndata.read_h5ad(path, backed="r"), which is read in chunks.'
         )
 
 
@@ -102,9 +109,9 @@ def _is_lazy(matrix: object) -> bool:
     return type(matrix).__module__.split(".")[0] == "dask" or hasattr(matrix, "__dask_graph__")
 
 
-def check_layer(adata: AnnData, layer: str | None, *, name: str) -> None:
-    """Raise `KeyError` if there is no such layer, None means `X`; or `TypeError` if values are lazy."""
-    check_not_lazy(adata, name=name)
+def check_layer(adata: AnnData, layer: str | None, *, name: str, may_be_lazy: bool = False) -> None:
+    """Raise `KeyError` if there is no such layer, None means `X`; or `TypeError` if values are lazy and must not, or cannot, be."""
+    check_not_lazy(adata, name=name, may_be_read=may_be_lazy)
     # anndata 0.13 lists X among the layers, under the key None
     layers = [str(key) for key in adata.layers if key is not None]
     if layer is None or layer in layers:

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from transanno._constants import IS_MISSING_KEY
 from transanno.checks._data import check_layer, check_not_empty, no_x
-from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts, as_csr, in_memory, readable
+from transanno.data._counts import CELLS_PER_BLOCK, Counts, MatrixCounts, as_csr, in_memory, readable, stack
 from transanno.data._match_genes import GeneMatch, examples
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ class AlignedCounts:
 
     def rows(self, positions: np.ndarray) -> sp.csr_matrix:
         """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
-        return self._align(self.counts.rows(positions))
+        if len(positions) <= CELLS_PER_BLOCK:
+            return self._align(self.counts.rows(positions))
+        # The data may have many more genes than the vocabulary, which must not be in memory for all cells.
+        starts = range(0, len(positions), CELLS_PER_BLOCK)
+        parts = (positions[start : start + CELLS_PER_BLOCK] for start in starts)
+        return stack((self._align(self.counts.rows(part)) for part in parts), self.shape[1])
 
     def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
         """All cells in their order, at most so many at a time."""
@@ -52,6 +57,11 @@ class AlignedCounts:
             return
         for block in self.counts.blocks(n_rows):
             yield self._align(block)
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+        return self.counts.is_on_disk
 
     @cached_property
     def _selector(self) -> sp.csr_matrix:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import mudata
@@ -19,13 +19,17 @@ from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._check_counts import CheckedCounts, NotFiniteError
-from transanno.data._counts import Counts, MatrixCounts, in_memory
+from transanno.data._counts import Counts, MatrixCounts, in_memory, is_large
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._find_names import find_names, say
 from transanno.data._layers import lacks_layer
+from transanno.data._lazy import with_tables
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.data._other_genes import OtherGenes
 from transanno.data._shared_genes import floor_for_reference
+
+# Cells that are registered in the place of all of these.
+_N_STAND_IN = 1000
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,11 @@ class AlignedData:
     spec: DataSpec
 
     def to_registrable(self) -> AnnData | MuData:
-        """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts."""
-        assert isinstance(self.counts, MatrixCounts)  # registered data are in memory
+        """-> object that the model's ``setup_anndata`` or ``setup_mudata`` accepts, in memory."""
+        counts = self.counts if isinstance(self.counts, MatrixCounts) else in_memory(self.counts)
         # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
         var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
-        adata = AnnData(X=self.counts.matrix, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
+        adata = AnnData(X=counts.matrix, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
@@ -67,6 +71,28 @@ class AlignedData:
             mdata.obs = self.obs.copy()
         return mdata
 
+    def stand_in(self) -> AlignedData:
+        """-> some of the cells, in memory, among which are all batches and labels, and not only empty cells."""
+        n_obs = len(self.obs)
+        positions = np.linspace(0, n_obs - 1, min(n_obs, _N_STAND_IN)).astype(int)
+        if len(self.obs.columns):
+            positions = np.union1d(positions, np.flatnonzero(~self.obs.duplicated()))
+        counts = self.counts.rows(positions)
+        if counts.nnz == 0:
+            positions = np.union1d(positions, _first_filled(self.counts))
+            counts = self.counts.rows(positions)
+        return replace(self, counts=MatrixCounts(counts), obs=self.obs.iloc[positions])
+
+
+def _first_filled(counts: Counts) -> int:
+    """-> position of the first cell that has a count; there is one."""
+    start = 0
+    for block in counts.blocks():
+        if block.nnz:
+            return start + int(np.diff(block.indptr).argmax())
+        start += block.shape[0]
+    raise AssertionError("that all values are zero is found when they are checked")
+
 
 def rna_modality(data: AnnData | MuData, spec: DataSpec, *, name: str) -> AnnData:
     """-> the AnnData that holds the counts."""
@@ -75,7 +101,7 @@ def rna_modality(data: AnnData | MuData, spec: DataSpec, *, name: str) -> AnnDat
             raise TypeError(
                 f"{name} is a {type(data).__name__}. Allowed: AnnData, or MuData for a model set up with it."
             )
-        return data
+        return with_tables(data)
     if spec.modality is None:
         raise TypeError(
             f"{name} is a MuData, but the model was set up with an AnnData. Pass the modality that holds the counts, "
@@ -99,8 +125,9 @@ def align(
 
     ``shares`` are those of the reference's genes, see :class:`OtherGenes`. ``layer`` holds the raw counts of these data, where
     it is not the one that the model was set up with. Counts and names that can be repaired for sure are, in our copy and with
-    a warning. Cells are read once, into memory; with ``only_some``, when they are asked for, unless they have to be restored,
-    which is only known to be possible when all of them have been read.
+    a warning. Cells are read once, into memory; of a large query on disk they are looked at once, and read again when they are
+    asked for. With ``only_some`` they are only read when they are asked for, unless they have to be restored, which is only known
+    to be possible when all of them have been read.
 
     Raises
     ------
@@ -115,7 +142,7 @@ def align(
     elif layer is None:
         layer = spec.layer
     check_not_empty(adata, name=name)
-    check_layer(adata, layer, name=name)
+    check_layer(adata, layer, name=name, may_be_lazy=True)
     obs = read_obs(data, spec)
 
     def read(source: CountsSource) -> AlignedData:
@@ -127,6 +154,10 @@ def align(
             raise
         if only_some and isinstance(source.counts, MatrixCounts):
             counts: Counts = CheckedCounts(aligned, partial(_checked, source, aligned, spec.vocabulary))
+        elif aligned.is_on_disk and is_large(aligned.shape):
+            for _ in _checked(source, aligned, spec.vocabulary):
+                pass  # what is wrong is said before minutes go into the cells before it
+            counts = aligned
         else:
             counts = in_memory(aligned, _checked(source, aligned, spec.vocabulary))
         say([source.note, *notes], tell)
@@ -200,7 +231,7 @@ def read_obs(data: AnnData | MuData, spec: DataSpec) -> pd.DataFrame:
     for argument, key in (("batch_key", spec.batch_key), ("labels_key", spec.labels_key)):
         if key is None:
             continue
-        source = data.obs
+        source = data.obs if isinstance(data, MuData) else adata.obs
         if isinstance(data, MuData) and spec.obs_modalities[argument] is not None:
             source = data.mod[spec.obs_modalities[argument]].obs
         if key in source:

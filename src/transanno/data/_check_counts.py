@@ -111,6 +111,11 @@ class CheckedCounts:
         """All cells in their order, at most so many at a time."""
         return map(self._look_at, self.counts.blocks(n_rows))
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+        return self.counts.is_on_disk
+
     def _look_at(self, block: sp.csr_matrix) -> sp.csr_matrix:
         values = block.data
         if not np.isfinite(values).all() or values.min(initial=0) < -ROUNDING_TOLERANCE or not values.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 
 CELLS_PER_BLOCK = 4096
+# Cells times genes of the model. Up to here, counts are read into memory once, which is faster: about a tenth of these values are
+# not zero, and take 100 MB. Beyond, cells of a query on disk are read when they are asked for.
+MAX_IN_MEMORY = 100_000_000
 
 
 class Counts(Protocol):
@@ -26,10 +30,14 @@ class Counts(Protocol):
     def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
         """All cells in their order, at most so many at a time."""
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+
 
 @dataclass(frozen=True, eq=False)
 class MatrixCounts:
-    """The values of a matrix as they are: dense, CSR or CSC, in memory or on disk."""
+    """The values of a matrix as they are: dense, CSR or CSC, in memory, on disk or computed by dask."""
 
     matrix: Any
 
@@ -38,11 +46,18 @@ class MatrixCounts:
         """``(n_obs, n_vars)``"""
         return self.matrix.shape
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+        is_in_memory = isinstance(self.matrix, np.ndarray) or sp.issparse(self.matrix)
+        return not is_in_memory and self.matrix is not None and _format(self.matrix) != "csc"
+
     @cached_property
     def _by_rows(self) -> Any:
         matrix = self.matrix
-        if getattr(matrix, "format", None) == "csc" and not sp.issparse(matrix):
-            matrix = matrix.to_memory()  # the rows of a CSC file lie all over it
+        if _format(matrix) == "csc" and not sp.issparse(matrix):
+            # the rows of a CSC file lie all over it
+            matrix = matrix.compute() if is_dask(matrix) else matrix.to_memory()
         matrix = readable(matrix)
         return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
 
@@ -50,23 +65,48 @@ class MatrixCounts:
         """Positions of cells, in any order -> ``(n_cells, n_vars)``."""
         matrix = self._by_rows
         if len(positions) and (np.diff(positions) == 1).all():
-            return as_csr(matrix[positions[0] : positions[-1] + 1])  # a slice is four times as fast
+            return _read(matrix, slice(positions[0], positions[-1] + 1))  # which is four times as fast
         if isinstance(matrix, np.ndarray) or sp.issparse(matrix):
-            return as_csr(matrix[positions])
+            return _read(matrix, positions)
         # h5py and anndata's backed matrices want sorted unique rows.
         unique, inverse = np.unique(positions, return_inverse=True)
-        return as_csr(matrix[unique][inverse])
+        return _read(matrix, unique)[inverse]
 
     def blocks(self, n_rows: int = CELLS_PER_BLOCK) -> Iterator[sp.csr_matrix]:
         """All cells in their order, at most so many at a time."""
         for start in range(0, self.shape[0], n_rows):
-            yield as_csr(self._by_rows[start : start + n_rows])
+            yield _read(self._by_rows, slice(start, start + n_rows))
+
+
+def _read(matrix: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
+    block = matrix[rows]
+    return as_csr(block.compute() if is_dask(block) else block)
+
+
+def _format(matrix: Any) -> str | None:
+    """-> "csr" or "csc" of a sparse matrix, also of the blocks of a dask array; None of a dense one."""
+    return getattr(matrix._meta if is_dask(matrix) else matrix, "format", None)
+
+
+def is_dask(matrix: object) -> bool:
+    """Whether values are computed by dask when they are asked for."""
+    return hasattr(matrix, "__dask_graph__")
 
 
 def in_memory(counts: Counts, blocks: Iterable[sp.csr_matrix] | None = None) -> MatrixCounts:
     """-> all of it as one float32 CSR matrix; read from ``blocks`` where these are given, such as checked ones."""
+    return MatrixCounts(stack(counts.blocks() if blocks is None else blocks, counts.shape[1]))
+
+
+def is_large(shape: tuple[int, int]) -> bool:
+    """Whether counts of so many cells and genes stay on disk if they are there."""
+    return math.prod(shape) > MAX_IN_MEMORY
+
+
+def stack(blocks: Iterable[sp.csr_matrix], n_vars: int) -> sp.csr_matrix:
+    """Blocks of cells -> all of them as one float32 CSR matrix ``(n_cells, n_vars)``."""
     values, genes, n_stored = [], [], [0]
-    for block in counts.blocks() if blocks is None else blocks:
+    for block in blocks:
         values.append(block.data.astype(np.float32, copy=False))
         genes.append(block.indices)
         n_stored += np.diff(block.indptr).tolist()
@@ -74,7 +114,7 @@ def in_memory(counts: Counts, blocks: Iterable[sp.csr_matrix] | None = None) -> 
     for pieces, dtype in ((values, np.float32), (genes, np.int32)):
         parts.append(np.concatenate(pieces or [np.zeros(0, dtype)]))
         pieces.clear()  # so that the result is in memory one and a half times at most
-    return MatrixCounts(sp.csr_matrix((*parts, np.cumsum(n_stored)), shape=counts.shape))
+    return sp.csr_matrix((*parts, np.cumsum(n_stored)), shape=(len(n_stored) - 1, n_vars))
 
 
 def readable(matrix: Any) -> Any:

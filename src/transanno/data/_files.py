@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,8 +48,8 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_h5ad(path: str | Path, *, name: str) -> AnnData:
-    """Read an h5ad file into memory; ``name`` is what to call it in errors, such as "query".
+def read_h5ad(path: str | Path, *, name: str, read: Callable[[Path], AnnData] | None = None) -> AnnData:
+    """Read an h5ad file, into memory unless ``read`` does it otherwise; ``name`` is what to call it in errors, such as "query".
 
     Raises
     ------
@@ -78,7 +78,7 @@ def read_h5ad(path: str | Path, *, name: str) -> AnnData:
                 'filters, pip install hdf5plugin, or write the file again with compression="gzip" where it can be read.'
             )
         if "obs" in found and "var" in found and "mod" not in found:
-            return anndata.read_h5ad(path)
+            return (read or anndata.read_h5ad)(path)
     except (MemoryError, UnreadableFilterError, PermissionError):
         raise
     except Exception as error:  # h5py and anndata raise many classes, some of them private
@@ -108,15 +108,21 @@ def write_h5ad(adata: AnnData, path: str | Path, *, compression: str | None = No
 
 def write_whole(adata: AnnData, path: Path, *, compression: str | None = None) -> None:
     """Write an h5ad file, with columns as they are; one that is cut short by an error stays."""
+    with as_they_are():
+        # Its default would turn the user's columns of strings into categories.
+        adata.write_h5ad(path, compression=compression, convert_strings_to_categoricals=False)
+
+
+@contextmanager
+def as_they_are() -> Iterator[None]:
+    """Columns of strings that were read from a file are written back as such in every version of anndata."""
     import anndata
 
-    # Columns of strings that were read from a file are written back as such in every version of anndata.
     settings = (
         {"allow_write_nullable_strings": True} if hasattr(anndata.settings, "allow_write_nullable_strings") else {}
     )
     with anndata.settings.override(**settings):
-        # Its default would turn the user's columns of strings into categories.
-        adata.write_h5ad(path, compression=compression, convert_strings_to_categoricals=False)
+        yield
 
 
 def compression_of(path: str | Path) -> str | None:

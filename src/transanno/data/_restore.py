@@ -84,6 +84,11 @@ class RestoredCounts:
             yield self._restore(block, np.arange(start, start + block.shape[0]))
             start += block.shape[0]
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+        return self.values.is_on_disk
+
     def _restore(self, block: sp.csr_matrix, positions: np.ndarray) -> sp.csr_matrix:
         if not np.isfinite(block.data).all() or (block.data < 0).any():
             raise NoCounts
@@ -122,6 +127,11 @@ class WithoutLogs:
         """All cells in their order, at most so many at a time."""
         for block in self.values.blocks(n_rows):
             yield self._undo(block)
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether rows are read from a file, or computed, whenever they are asked for."""
+        return self.values.is_on_disk
 
     def _undo(self, block: sp.csr_matrix) -> sp.csr_matrix:
         values = undo_logs(block.data, self.bases)

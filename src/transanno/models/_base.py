@@ -46,7 +46,9 @@ class Attached:
     layer: str | None
     """of its counts; None: that of the model"""
     registered: AnnData | MuData
-    """the aligned copy of it"""
+    """the aligned copy of it; of some of its cells where it stays on disk"""
+    cells: Cells | None = None
+    """all of its cells where it stays on disk"""
 
 
 class TransAnnoBase(BaseModelClass):
@@ -116,15 +118,30 @@ class TransAnnoBase(BaseModelClass):
 
     # -- cells ---------------------------------------------------------------------------------------------------
 
-    def _attach(self, target: AnnData | MuData, *, layer: str | None = None) -> None:
-        """Remember whose cells the registered ones are, and in which layer."""
-        self._attached = Attached(target, layer, self.adata)
+    def _attach(self, target: AnnData | MuData, *, layer: str | None = None, cells: Cells | None = None) -> None:
+        """Remember whose cells the registered ones are, and in which layer; and all ``cells`` if these are only some of them."""
+        self._attached = Attached(target, layer, self.adata, cells)
+
+    @property
+    def _attachment(self) -> Attached | None:
+        """Whose cells the registered ones are, where they are a copy."""
+        # `model.adata = other` attaches data in the model's gene order, or scvi-tools had refused them.
+        return self._attached if self._attached is not None and self._attached.registered is self.adata else None
+
+    def _check_is_whole(self, what: str) -> None:
+        """Raise `ValueError` if only some of the query's cells are registered, because it stays on disk."""
+        attached = self._attachment
+        if attached is not None and attached.cells is not None:
+            raise ValueError(
+                f"The query has {len(attached.cells.obs)} cells and stays on disk, so that {what} would only see the "
+                f"{self.adata.n_obs} of them that the model holds in memory. Read it into memory, or some of its cells: "
+                "load_query_data(query[cells].to_memory(), model)."
+            )
 
     def _resolve(self, adata: AnnData | MuData | None = None, *, only_some: bool = False) -> tuple[Any, Cells]:
         """-> the user's object, the model's own by default, and its cells; with ``only_some`` read when they are asked for."""
         registered = self.adata
-        # `model.adata = other` attaches data in the model's gene order, or scvi-tools had refused them.
-        attached = self._attached if self._attached is not None and self._attached.registered is registered else None
+        attached = self._attachment
         own = registered if attached is None else attached.target
         target: Any = own if adata is None else adata
         if target is None:
@@ -132,8 +149,12 @@ class TransAnnoBase(BaseModelClass):
                 "The model holds no data: it was loaded without AnnData. Pass the cells, as in predict(adata)."
             )
         is_own = target is registered or target is own
+        streamed = None if attached is None or target is registered else attached.cells
         # The user may have subset or reordered the object since.
-        if is_own and target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
+        if is_own and streamed is not None:
+            if target.obs_names.astype(str).equals(streamed.obs.index):
+                return target, streamed
+        elif is_own and target.obs_names.astype(str).equals(registered.obs_names.astype(str)):
             self._validate_anndata(registered)  # another model may have registered it since
             return target, self._registered_cells()
         layer = attached.layer if is_own and attached is not None else None
@@ -154,12 +175,15 @@ class TransAnnoBase(BaseModelClass):
 
     def _center(self, cells: Cells) -> torch.Tensor | None:
         """Mean log-expression of the data set that the cells are; None if no result depends on it."""
-        matrix = getattr(cells.counts, "matrix", None)
-        if self._registered_center is not None and self._registered_center[0] is matrix:
+        values = getattr(cells.counts, "matrix", cells.counts)
+        if self._registered_center is not None and self._registered_center[0] is values:
             return self._registered_center[1]
         center = center_of(self.module, cells, np.arange(cells.counts.shape[0]))
-        if self.adata is not None and matrix is self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY):
-            self._registered_center = matrix, center
+        is_streamed = self._attachment is not None and self._attachment.cells is cells
+        if is_streamed or (
+            self.adata is not None and values is self.adata_manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        ):
+            self._registered_center = values, center
         return center
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -171,6 +195,7 @@ class TransAnnoBase(BaseModelClass):
                 "The model holds no cells to train on: it was loaded without AnnData. Load it with the data, as in "
                 "load(dir_path, adata), or pass a datamodule."
             )
+        self._check_is_whole("training")
         self._validate_anndata(self.adata)
 
     # -- inference -----------------------------------------------------------------------------------------------
@@ -273,6 +298,8 @@ class TransAnnoBase(BaseModelClass):
                 "save_kwargs holds pickle_module, but models are saved without pickle, so that opening one runs no code. "
                 "Leave it out."
             )
+        if save_anndata:
+            self._check_is_whole("whoever loads it with its data")
         arguments = {**(save_kwargs or {}), "pickle_module": SAFE_FORMAT}
         super().save(str(dir_path), prefix, overwrite, save_anndata, arguments, *args, **kwargs)
         write_beside(self, self._card(), Path(dir_path), prefix or "")

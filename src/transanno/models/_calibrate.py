@@ -54,7 +54,7 @@ def calibrate(model: TransAnno, training: np.ndarray, held_out: np.ndarray) -> N
     own = as_probabilities(outputs.logits)
     model.calibration_ = found = Calibration.fit(
         own,
-        refine_probabilities(own, Surroundings.of(cells.counts.rows(held_out), ~model._is_gene)),
+        refine_probabilities(own, Surroundings.of(cells.counts, held_out, ~model._is_gene)),
         codes[held_out],
         judge.distances(outputs, cells.is_missing),
         logits=outputs.logits,

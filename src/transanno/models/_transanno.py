@@ -404,7 +404,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ----------
         adata
             Query with raw counts. Counts are restored from normalized or logged values, and genes found under other
-            names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`.
+            names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`. A large one on disk
+            stays there: it can be predicted, but not trained on or saved with the model.
         reference_model
             Trained model, or the folder that it was saved in.
         inplace_subset_query_vars
@@ -508,7 +509,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Average the probabilities of a cell with those of its nearest neighbors among the cells that are predicted
             together, and then with those of a regression that learned the surer calls from the principal components of
             these cells. More accurate on most queries, but then a cell's prediction depends on the others, and not only on
-            their mean. Has no effect on fewer than 50 cells.
+            their mean. Has no effect on fewer than 50 cells. Of more than 100,000, principal components are those of 50,000 that
+            are drawn at random.
         unassigned_threshold
             Call cells whose highest probability is below this ``"Unassigned"``: possibly of a type that the reference
             lacks. The paper uses 0.5 :cite:p:`transannonet2025`. Default: every cell gets a type.

@@ -69,9 +69,10 @@ def find_groups(
 def _alike(novel: np.ndarray, neighbors: np.ndarray) -> list[np.ndarray]:
     """Positions of cells -> those of every group of them, largest first."""
     n_cells, k = neighbors.shape
-    rows = np.repeat(np.arange(n_cells), k)
-    is_near = sp.csr_matrix((np.ones(n_cells * k, dtype=bool), (rows, neighbors.ravel())), shape=(n_cells, n_cells))
-    is_mutual = is_near.multiply(is_near.T).tocsr()[novel][:, novel]
+    rows = np.repeat(np.arange(len(novel)), k)
+    near = neighbors[novel].ravel()
+    is_near = sp.csr_matrix((np.ones(len(near), dtype=bool), (rows, near)), shape=(len(novel), n_cells))[:, novel]
+    is_mutual = is_near.multiply(is_near.T).tocsr()
     group = connected_components(is_mutual, directed=False)[1]
     n_members = np.bincount(group)
     order = np.argsort(-n_members, kind="stable")

@@ -10,6 +10,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
+from transanno.checks._warn import warn
+from transanno.data._counts import CELLS_PER_BLOCK, Counts
 from transanno.data._log_normalize import log_normalize
 
 N_NEIGHBORS = 15
@@ -18,6 +20,11 @@ MIN_CELLS = 50
 _N_COMPONENTS = 50
 # Exact neighbors up to here; an approximate search beyond.
 _MAX_EXACT = 50_000
+# Components of all cells up to here. Their counts, and two copies of them while they are normalized, take 2 GiB at most: 600 of 2,000
+# genes in a cell. Beyond, components of as many cells as are drawn, on which the others are projected in blocks.
+_MAX_WHOLE, _N_DRAWN = 100_000, 50_000
+# Of more cells, components and the search for neighbors would take more than 2 GiB (benchmarks/results/scale.md).
+_MAX_CELLS = 1_500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,14 +37,24 @@ class Surroundings:
     """``(n_obs, n_neighbors)`` positions of every cell's nearest others"""
 
     @classmethod
-    def of(cls, counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> Surroundings | None:
-        """Counts ``(n_obs, n_vars)`` -> surroundings; None for fewer than 50 cells or a single gene.
+    def of(cls, counts: Counts, positions: np.ndarray, is_other: np.ndarray | None = None) -> Surroundings | None:
+        """Cells at ``positions`` of counts ``(n_obs, n_vars)`` -> their surroundings; None for fewer than 50, a single gene, or too many cells.
 
         Columns where ``is_other (n_vars,)`` is True are part of a cell's total and nothing else.
         """
-        if counts.shape[0] < MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
+        if len(positions) < MIN_CELLS or counts.shape[1] < 2:  # one gene has no principal components
             return None
-        components = principal_components(counts, is_other)
+        if len(positions) > _MAX_CELLS:
+            warn(
+                f"Neighborhoods among {len(positions)} cells would take more than 2 GiB of memory, so they are left out: "
+                "predictions are not refined, novelty is not averaged over neighbors, and cells that are called Unknown are not "
+                f"grouped. Predict parts of the query, of at most {_MAX_CELLS} cells, if you need that."
+            )
+            return None
+        if len(positions) <= _MAX_WHOLE:
+            components = principal_components(counts.rows(positions), is_other)
+        else:
+            components = projected_components(counts, positions, is_other)
         return cls(components, nearest_neighbors(components))
 
 
@@ -48,6 +65,28 @@ def principal_components(counts: sp.csr_matrix, is_other: np.ndarray | None = No
         return adata.X[:, :1].toarray()  # one gene is its own component, and identical cells have none
     sc.pp.pca(adata, n_comps=max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape))), random_state=0)
     return adata.obsm["X_pca"]
+
+
+def projected_components(counts: Counts, positions: np.ndarray, is_other: np.ndarray | None = None) -> np.ndarray:
+    """Cells at ``positions`` -> principal components of some, drawn at random, and all projected on them ``(n_cells, n_components)``.
+
+    At most a block of cells, beside those that were drawn, is in memory.
+    """
+    drawn = np.random.default_rng(0).choice(len(positions), min(_N_DRAWN, len(positions)), replace=False)
+    adata = AnnData(log_normalize(counts.rows(positions[np.sort(drawn)]), is_other))
+    n_components = max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape)))
+    if (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:
+        axes = np.eye(adata.n_vars, 1, dtype=np.float32)  # identical cells have no components
+    else:
+        sc.pp.pca(adata, n_comps=n_components, random_state=0)
+        axes = adata.varm["PCs"].astype(np.float32)
+    center = np.asarray(adata.X.mean(axis=0)).ravel() @ axes
+    del adata
+    components = np.empty((len(positions), axes.shape[1]), dtype=np.float32)
+    for start in range(0, len(positions), CELLS_PER_BLOCK):
+        block = slice(start, start + CELLS_PER_BLOCK)
+        components[block] = log_normalize(counts.rows(positions[block]), is_other) @ axes - center
+    return components
 
 
 def nearest_neighbors(components: np.ndarray) -> np.ndarray:
@@ -68,6 +107,10 @@ def nearest_neighbors(components: np.ndarray) -> np.ndarray:
 def neighbor_average(values: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
     """Values ``(n_obs, ...)``, neighbors ``(n_obs, k)`` -> mean over the neighbors."""
     n_obs, k = neighbors.shape
-    rows = np.repeat(np.arange(n_obs), k)
-    weights = sp.csr_matrix((np.full(n_obs * k, 1.0 / k), (rows, neighbors.ravel())), shape=(n_obs, n_obs))
-    return weights @ values
+    averages = np.empty(values.shape)
+    for start in range(0, n_obs, _MAX_WHOLE):  # the weights of more cells than that would take more than the values
+        block = neighbors[start : start + _MAX_WHOLE]
+        rows = np.repeat(np.arange(len(block)), k)
+        weights = sp.csr_matrix((np.full(block.size, 1.0 / k), (rows, block.ravel())), shape=(len(block), n_obs))
+        averages[start : start + _MAX_WHOLE] = weights @ values
+    return averages

@@ -20,6 +20,8 @@ from transanno.predictions._run import Cells, Outputs
 from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
 from transanno.predictions._temperature import as_probabilities
 
+_CELLS_PER_BLOCK = 100_000
+
 
 class Asked(NamedTuple):
     """Arguments of :meth:`transanno.TransAnno.predict`."""
@@ -78,9 +80,12 @@ class Judge:
         """-> how far cells are from the known types ``(n_cells,)``; None if that was not projected."""
         if self.space is None or not outputs.projected.shape[1]:
             return None
-        if len(outputs.z) == 0:
-            return np.zeros(0)
-        return self.space.distances(outputs.z, outputs.projected, is_missing[self.is_gene], self.table)
+        found = np.empty(len(outputs.z))
+        for start in range(0, len(found), _CELLS_PER_BLOCK):  # since all of these in float64 take more than all outputs
+            block = slice(start, start + _CELLS_PER_BLOCK)
+            z, projected = outputs.z[block], outputs.projected[block]
+            found[block] = self.space.distances(z, projected, is_missing[self.is_gene], self.table)
+        return found
 
     def _novelty(
         self, probabilities: np.ndarray, outputs: Outputs, is_missing: np.ndarray, surroundings: Surroundings | None
@@ -108,7 +113,7 @@ class Judge:
         surroundings = None
         if asked.refine or asked.fdr is not None:
             assert cells is not None  # which predict checks
-            surroundings = Surroundings.of(cells.counts.rows(positions), ~self.is_gene)
+            surroundings = Surroundings.of(cells.counts, positions, ~self.is_gene)
         own = as_probabilities(outputs.logits)
         probabilities = refine_probabilities(own, surroundings) if asked.refine else own
         is_empty = outputs.is_empty

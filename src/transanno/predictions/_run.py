@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,7 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno._constants import N_CENTER_CELLS
-from transanno.data._counts import Counts
+from transanno.data._counts import CELLS_PER_BLOCK, Counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,28 @@ class Backend(Protocol):
 
 def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: int) -> Outputs:
     """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches."""
-    starts = range(0, max(len(positions), 1), batch_size)  # of no cells, outputs of no rows
-    chunks = [positions[start : start + batch_size] for start in starts]
-    parts = [backend(cells.counts.rows(chunk), cells.batch[chunk], cells.is_missing) for chunk in chunks]
-    return Outputs(*map(np.concatenate, zip(*parts, strict=True)))
+    whole: Outputs | None = None
+    start = 0
+    for counts, batch in _minibatches(cells, positions, batch_size):
+        part = backend(counts, batch, cells.is_missing)
+        if whole is None:  # filled step by step: parts and the whole beside each other would take twice the memory
+            whole = Outputs(*(np.empty((len(positions), *values.shape[1:]), values.dtype) for values in part))
+        for values, filled in zip(part, whole, strict=True):
+            filled[start : start + len(values)] = values
+        start += len(batch)
+    assert whole is not None  # of no cells, outputs of no rows
+    return whole
+
+
+def _minibatches(cells: Cells, positions: np.ndarray, size: int) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
+    """-> counts and batch codes of so many cells at a time, at least once."""
+    step = max(CELLS_PER_BLOCK // size, 1) * size  # files are read in larger pieces than networks are
+    for first in range(0, max(len(positions), 1), step):
+        block = positions[first : first + step]
+        counts = cells.counts.rows(block)
+        for start in range(0, max(len(block), 1), size):
+            part = slice(start, start + size)
+            yield counts[part], cells.batch[block[part]]
 
 
 def center_cells(positions: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from transanno.data._counts import MatrixCounts
 from transanno.predictions import _groups
 from transanno.predictions._groups import UnknownGroups, find_groups
 from transanno.predictions._neighbors import Surroundings
@@ -88,7 +89,9 @@ class TestGroups:
         assert table["markers"].tolist() == ["gene7, gene3", "gene11"]
 
     def test_clusters_are_found_by_the_neighbors_of_their_counts(self, two):
-        found = two.groups(neighbors=Surroundings.of(sp.csr_matrix(two.counts)).neighbors)
+        found = two.groups(
+            neighbors=Surroundings.of(MatrixCounts(sp.csr_matrix(two.counts)), np.arange(len(two.counts))).neighbors
+        )
         assert found.table["nearest_type"].tolist() == ["A", "B"]
         assert (found.codes[two.cluster == 3] == 0).mean() > 0.9
         assert (found.codes[two.cluster == 2] == 1).mean() > 0.9

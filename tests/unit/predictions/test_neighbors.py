@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.neighbors import NearestNeighbors
 
+from transanno.data._counts import MatrixCounts
 from transanno.predictions import _neighbors
 from transanno.predictions._neighbors import (
     Surroundings,
@@ -100,11 +101,11 @@ def test_approximate_search_leaves_cells_themselves_out(monkeypatch):
 class TestSurroundings:
     @pytest.mark.parametrize("shape", [(0, 37), (1, 37), (49, 37), (61, 1)], ids=str)
     def test_few_cells_or_one_gene_have_none(self, shape):
-        assert Surroundings.of(make_counts(*shape)) is None
+        assert Surroundings.of(MatrixCounts(make_counts(*shape)), np.arange(shape[0])) is None
 
     def test_are_components_and_neighbors_in_them(self):
         counts, is_other = make_counts(50), np.arange(N_VARS) == N_VARS - 1
-        found = Surroundings.of(counts, is_other)
+        found = Surroundings.of(MatrixCounts(counts), np.arange(counts.shape[0]), is_other)
         components = principal_components(counts, is_other)
         np.testing.assert_array_equal(found.components, components)
         np.testing.assert_array_equal(found.neighbors, nearest_neighbors(components))

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
+from transanno.data._counts import MatrixCounts
 from transanno.predictions import _refine, _regression
 from transanno.predictions._neighbors import Surroundings, nearest_neighbors, principal_components
 from transanno.predictions._refine import average_neighbors, learn_from_query, refine_probabilities
@@ -21,6 +22,10 @@ def make_counts(n_obs: int = N_OBS, n_vars: int = N_VARS) -> sp.csr_matrix:
     rng = np.random.default_rng(1)
     mean = rng.gamma(0.5, 8.0, size=(n_obs, n_vars))
     return sp.csr_matrix(rng.poisson(mean).astype("float32"))
+
+
+def surroundings_of(counts: sp.csr_matrix) -> Surroundings | None:
+    return Surroundings.of(MatrixCounts(counts), np.arange(counts.shape[0]))
 
 
 class TestAverageNeighbors:
@@ -165,19 +170,19 @@ class TestRefineProbabilities:
         probabilities, counts = make_probabilities(alpha=(0.8, 0.6, 0.7)), make_counts()
         components = principal_components(counts)
         averaged = average_neighbors(probabilities, nearest_neighbors(components))
-        refined = refine_probabilities(probabilities, Surroundings.of(counts))
+        refined = refine_probabilities(probabilities, surroundings_of(counts))
         np.testing.assert_array_equal(refined, learn_from_query(averaged, components))
         np.testing.assert_allclose(refined.sum(axis=1), 1.0)
 
     def test_given_probabilities_stay_as_they_are(self):
         probabilities = make_probabilities()
         before = probabilities.copy()
-        refine_probabilities(probabilities, Surroundings.of(make_counts()))
+        refine_probabilities(probabilities, surroundings_of(make_counts()))
         np.testing.assert_array_equal(probabilities, before)
 
     @pytest.mark.parametrize(("n_obs", "is_same"), [(1, True), (49, True), (50, False), (61, False)])
     def test_few_cells_are_left_alone(self, n_obs, is_same):
         probabilities = make_probabilities(n_obs, alpha=(9.0, 1.0, 1.0))
-        refined = refine_probabilities(probabilities, Surroundings.of(make_counts(n_obs)))
+        refined = refine_probabilities(probabilities, surroundings_of(make_counts(n_obs)))
         assert (refined is probabilities) == is_same
         assert np.array_equal(refined, probabilities) == is_same

@@ -129,7 +129,7 @@ class Predictor:
         asked = Asked(refine=refine, fdr=fdr, sets=sets, coverage=coverage)
         asked.check(self.labels)
         if asked.fdr is not None or asked.sets:
-            self._judge.check_is_calibrated()
+            self._judge.check_is_calibrated(asked)
         cells = self._cells(adata)
         positions = np.arange(adata.n_obs)
         outputs = self._run(cells, axes=self._judge.axes if asked.fdr is not None else None)

@@ -46,7 +46,7 @@ def predict_cells(
         obs_names = pd.RangeIndex(len(positions)).astype(str)
     else:
         if needs_all["fdr"] or needs_all["sets"]:
-            judge.check_is_calibrated()
+            judge.check_is_calibrated(asked)
         target, cells = model._resolve(adata)
         positions, obs_names = as_positions(indices, target.n_obs), target.obs_names
         if needs_all["fdr"]:

@@ -66,14 +66,19 @@ class Judge:
         whole[self.is_gene] = axes
         return whole
 
-    def check_is_calibrated(self) -> None:
-        """Raise `ValueError` unless held-out cells of the reference have said what probabilities and distances are worth."""
-        if self.calibration is None or self.calibration.scale is None:
+    def check_is_calibrated(self, asked: Asked) -> None:
+        """Raise `ValueError` unless held-out cells have said what is needed: what probabilities are worth, and distances for ``fdr``."""
+        if self.calibration is None:
             raise ValueError(
                 "fdr and sets rest on reference cells that were held out from training, but this model has none: "
                 f"it was trained with calibrate=False or train_size=1, fewer than {MIN_HELD_OUT} labeled cells were held "
                 "out, or it was adapted to labels of the query. Train it again with tl.fit_reference, on more cells if there "
                 "were too few, or leave fdr and sets out."
+            )
+        if asked.fdr is not None and (self.calibration.scale is None or self.space is None):
+            raise ValueError(
+                "fdr needs distances from the types of the reference, which this model has none of: the cells that it was "
+                "trained on do not differ in two genes or more. Leave fdr out."
             )
 
     def distances(self, outputs: Outputs, is_missing: np.ndarray) -> np.ndarray | None:
@@ -94,7 +99,7 @@ class Judge:
         distance = self.distances(outputs, is_missing)
         assert distance is not None and self.calibration is not None and self.calibration.scale is not None
         neighbors = None if surroundings is None else surroundings.neighbors
-        return self.calibration.scale.novelty(distance, probabilities, neighbors)
+        return self.calibration.scale.novelty(distance, probabilities, neighbors, outputs.is_empty)
 
     def predictions(
         self,
@@ -142,9 +147,10 @@ class Judge:
             assert cells is not None
             novelty = self._novelty(own, outputs, cells.is_missing, surroundings)
             _warn_of_rate(asked.fdr, len(novelty))
-            is_novel = (novelty > novelty_limit(asked.fdr)) & ~is_empty & ~is_known
+            is_novel = (novelty > novelty_limit(asked.fdr)) & ~is_known
             if surroundings is not None:
-                counts, called = cells.counts, self.labels[own.argmax(axis=1)]
+                counts = cells.counts
+                called = np.where(is_empty, UNASSIGNED_CATEGORY, self.labels[probabilities.argmax(axis=1)])
                 groups = find_groups(
                     is_novel,
                     novelty,

@@ -104,6 +104,11 @@ class Predictions:
         if self.sets is not None:
             texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]
             columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
+        if f"{key_added}{GROUPS_SUFFIX}" in data.uns:  # what an earlier prediction found must not pass for this one's
+            del data.uns[f"{key_added}{GROUPS_SUFFIX}"]
+            for suffix in (NOVELTY_SUFFIX, GROUP_SUFFIX):
+                if f"{key_added}{suffix}" in data.obs:
+                    del data.obs[f"{key_added}{suffix}"]
         write_obs(data, columns)
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)

@@ -11,16 +11,19 @@ unlike the reference; :mod:`transanno.predictions._studies` says from where on i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm
 
-from transanno.predictions._neighbors import neighbor_average
+from transanno.predictions._neighbors import MIN_CELLS, neighbor_average
 
 # Standard deviations beyond which a cell counts no more: one broken cell must not decide for its neighbors.
 _MAX = 8.0
 # Cells that the scale of all cells weighs as much as, where a type has its own.
 _PRIOR_HELD_OUT, _PRIOR_QUERY = 20, 20
+# Standard deviations of held-out cells that a query's cells of a call differ by at least: of equals, none is new.
+_LEAST_UNIT = 0.25
 # A surer cell is as sure as this.
 _LEAST_DOUBT = 1e-4
 _LEAST_SPREAD = 1e-3
@@ -51,16 +54,22 @@ class NoveltyScale:
                 whole[code] += weight * (own - whole[code])
         return cls(center.round(_DECIMALS), spread.round(_DECIMALS))
 
-    def novelty(self, distance: np.ndarray, probabilities: np.ndarray, neighbors: np.ndarray | None) -> np.ndarray:
-        """Distances ``(n_cells,)``, tempered probabilities, neighbors ``(n_cells, k)`` or None -> novelty ``(n_cells,)``."""
-        if len(distance) == 0:
-            return np.zeros(0)
+    def novelty(
+        self, distance: np.ndarray, probabilities: np.ndarray, neighbors: np.ndarray | None, is_empty: np.ndarray
+    ) -> np.ndarray:
+        """Distances ``(n_cells,)``, tempered probabilities, neighbors ``(n_cells, k)`` or None -> novelty ``(n_cells,)``.
+
+        Fewer than 50 cells are compared with held-out cells only. Cells that are empty are no yardstick, and get NaN.
+        """
         called = probabilities.argmax(axis=1)
         units = (_measured(distance, probabilities) - self.center[called]) / self.spread[called]
-        novelty = units.clip(-_MAX, _MAX).mean(axis=1)
+        novelty = np.where(is_empty, 0.0, units.clip(-_MAX, _MAX).mean(axis=1))
         if neighbors is not None:
             novelty = neighbor_average((novelty + neighbor_average(novelty, neighbors)) / 2, neighbors)
-        return np.minimum(novelty, _among_its_like(novelty, called))
+        novelty[is_empty] = np.nan
+        if np.count_nonzero(~is_empty) >= MIN_CELLS:
+            novelty[~is_empty] = np.minimum(novelty, _among_its_like(novelty, called, ~is_empty))[~is_empty]
+        return novelty
 
 
 def _measured(distance: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -75,23 +84,28 @@ def _robust(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return center, np.maximum(deviation, _LEAST_SPREAD)
 
 
-def _among_its_like(novelty: np.ndarray, called: np.ndarray) -> np.ndarray:
-    """Novelty and calls ``(n_cells,)`` -> the same in units of the query's own cells of that call.
+def _among_its_like(novelty: np.ndarray, called: np.ndarray, is_used: np.ndarray) -> np.ndarray:
+    """Novelty and calls ``(n_cells,)``, which cells to use -> the same in units of the query's own cells of that call.
 
-    Their lower half is taken to be of known types. The fewer there are, the more the cells of all calls count, and beyond these the
-    unit itself, that of the held-out cells.
+    Their lower half is taken to be of known types. The fewer there are, the more the cells of all calls count, and for the
+    spread of these the unit itself, that of the held-out cells.
     """
-    overall = _shrunk(novelty, np.array([0.0, 1.0]))
-    found = np.empty_like(novelty)
-    for code in np.unique(called):
-        is_called = called == code
-        center, spread = _shrunk(novelty[is_called], overall)
-        found[is_called] = (novelty[is_called] - center) / spread
+    center, spread = _lower_half(novelty[is_used])
+    overall = np.array([center, _drawn(spread, 1.0, int(is_used.sum()))])
+    found = np.full(len(novelty), np.nan)
+    for code in np.unique(called[is_used]):
+        own = is_used & (called == code)
+        center, spread = _drawn(_lower_half(novelty[own]), overall, int(own.sum()))
+        found[own] = (novelty[own] - center) / max(spread, _LEAST_UNIT)
     return found
 
 
-def _shrunk(novelty: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """-> center and spread ``(2,)`` of the lower half, drawn towards the prior."""
+def _lower_half(novelty: np.ndarray) -> np.ndarray:
+    """-> center and spread ``(2,)``."""
     lower, center = np.quantile(novelty, [0.1, 0.5])
-    own = np.array([center, max((center - lower) / -norm.ppf(0.1), _LEAST_SPREAD)])
-    return (len(novelty) * own + _PRIOR_QUERY * prior) / (len(novelty) + _PRIOR_QUERY)
+    return np.array([center, (center - lower) / -norm.ppf(0.1)])
+
+
+def _drawn(own: Any, prior: Any, n_cells: int) -> Any:
+    """-> what so many cells say, drawn towards the prior."""
+    return (n_cells * own + _PRIOR_QUERY * prior) / (n_cells + _PRIOR_QUERY)

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from transanno._constants import N_PRIOR_CELLS, TARGET_SUM
 from transanno.data._counts import CELLS_PER_BLOCK
-from transanno.jax._forward import forward
+from transanno.jax._forward import forward_expression
 from transanno.jax._weights import Weights
 from transanno.predictions._run import Cells, Outputs, center_cells
 
@@ -17,7 +17,7 @@ _MIN_ROWS = 64
 # On a CPU: blocks that fit into its cache take half the time per cell.
 _MAX_ROWS = 512
 # One for all predictors: it compiles once for every architecture and shape.
-_compiled = jax.jit(forward)
+_compiled = jax.jit(forward_expression)
 
 
 class JaxBackend:
@@ -44,8 +44,10 @@ class JaxBackend:
 
     def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
         """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
+        # Here, where only what is stored is read: a quarter of the time of the network on dense counts.
+        expression = log_expression(counts, masked_genes(self.weights, is_missing), has_others=self.weights.has_others)
         # Memory that is used again costs a quarter of new one; what was computed from it before has been waited for.
-        block, codes = as_block(counts, batch, len(self.block), out=self.block)
+        block, codes = as_block(expression, batch, len(self.block), out=self.block)
         outputs = _compiled(self.weights, block, is_missing, codes, self.center, axes=self.axes)
         return Outputs(*(np.asarray(values)[: counts.shape[0]] for values in outputs))
 
@@ -83,18 +85,27 @@ def center_of(weights: Weights, cells: Cells) -> np.ndarray | None:
         return None
     mean = np.asarray(weights.arrays["mean_expression"])
     sample, total = center_cells(np.arange(cells.counts.shape[0])), N_PRIOR_CELLS * mean.astype(np.float64)
-    is_masked = cells.is_missing.copy()
-    is_masked[len(mean) - 1] |= weights.has_others
+    is_masked = masked_genes(weights, cells.is_missing)
     for start in range(0, len(sample), CELLS_PER_BLOCK):
         counts = cells.counts.rows(sample[start : start + CELLS_PER_BLOCK])
-        total += _sum_of_expression(counts, is_masked, has_others=weights.has_others)
+        expression = log_expression(counts, is_masked, has_others=weights.has_others)
+        total += np.bincount(expression.indices, weights=expression.data, minlength=len(mean))
     return (total / (len(sample) + N_PRIOR_CELLS)).astype(np.float32)
 
 
-def _sum_of_expression(counts: sp.csr_matrix, is_masked: np.ndarray, *, has_others: bool) -> np.ndarray:
-    """Counts ``(n_cells, n_vars)`` -> their log-expression, summed over cells ``(n_vars,)``; only what is stored is read."""
-    visible = np.where(is_masked[counts.indices], 0.0, counts.data)
-    cells = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+def masked_genes(weights: Weights, is_missing: np.ndarray) -> np.ndarray:
+    """Genes that the data lack -> columns that the network does not see ``(n_vars,)``."""
+    is_masked = is_missing.copy()
+    is_masked[-1] |= weights.has_others
+    return is_masked
+
+
+def log_expression(counts: sp.csr_matrix, is_masked: np.ndarray, *, has_others: bool) -> sp.csr_matrix:
+    """Counts ``(n_cells, n_vars)`` -> log1p of counts per 10,000, of the same shape, as :func:`normalize_counts` gives it."""
+    visible = np.where(is_masked[counts.indices], np.float32(0), counts.data.astype(np.float32, copy=False))
+    sizes = np.diff(counts.indptr)
+    cells = np.repeat(np.arange(counts.shape[0]), sizes)
     total = np.bincount(cells, weights=counts.data if has_others else visible, minlength=counts.shape[0])
-    expression = np.log1p(visible * (TARGET_SUM / np.maximum(total, 1.0))[cells])
-    return np.bincount(counts.indices, weights=expression, minlength=counts.shape[1])
+    scale = (TARGET_SUM / np.maximum(total, 1.0)).astype(np.float32)
+    expression = np.log1p(visible * np.repeat(scale, sizes))
+    return sp.csr_matrix((expression, counts.indices, counts.indptr), shape=counts.shape)

@@ -57,9 +57,22 @@ def forward(
     >>> predictor = transanno.jax.load_predictor("exported/")
     >>> outputs = jax.jit(transanno.jax.forward)(predictor.weights, counts)
     """
+    expression = normalize_counts(counts, mask_of(weights, is_missing), has_others=weights.has_others)
+    return forward_expression(weights, expression, is_missing, batch, center, axes=axes)
+
+
+def forward_expression(
+    weights: Weights,
+    expression: Array,
+    is_missing: Array | None = None,
+    batch: Array | None = None,
+    center: Array | None = None,
+    *,
+    axes: Array | None = None,
+) -> Outputs:
+    """The same of log1p of counts per 10,000 ``(..., n_vars)``, zero where masked."""
     with jax.default_matmul_precision("highest"):
         is_masked = mask_of(weights, is_missing)
-        expression = normalize_counts(counts, is_masked, has_others=weights.has_others)
         batch = embed_batch(weights, jnp.full(expression.shape[:-1], -1) if batch is None else batch)
         context = context_of(weights, is_masked, center)
         logits, z = apply(weights, read(weights, expression, is_masked), expression, is_masked, batch, context)

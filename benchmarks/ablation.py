@@ -38,8 +38,10 @@ from benchmarks._data import (
     write_results,
 )
 from transanno import TransAnno
+from transanno.data._counts import MatrixCounts
 from transanno.nn import Shares
-from transanno.predictions._refine import average_neighbors, learn_from_query, principal_components
+from transanno.predictions._neighbors import Surroundings
+from transanno.predictions._refine import average_neighbors, learn_from_query
 from transanno.tl import select_genes
 from transanno.training._experts import SHARES
 
@@ -155,9 +157,10 @@ def _run(variant: Variant, reference: AnnData, query: AnnData, seed: int) -> lis
     query_model = TransAnno.load_query_data(query, model, accelerator="cpu", unseen_labels="mask")
     with query_model.module.classifier.weighted(variant.shares):
         own = query_model.predict(soft=True, key_added=None).to_numpy()
-    components = principal_components(sp.csr_matrix(query.X))
-    averaged = average_neighbors(own, components)
-    return [model.labels[each.argmax(axis=1)] for each in (own, averaged, learn_from_query(averaged, components))]
+    around = Surroundings.of(MatrixCounts(sp.csr_matrix(query.X)), np.arange(query.n_obs))
+    averaged = own if around is None else average_neighbors(own, around.neighbors)
+    learned = own if around is None else learn_from_query(averaged, around.components)
+    return [model.labels[each.argmax(axis=1)] for each in (own, averaged, learned)]
 
 
 def main(argv: list[str] | None = None) -> None:

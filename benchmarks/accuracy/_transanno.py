@@ -15,7 +15,8 @@ import transanno
 from benchmarks._data import BATCH, LABEL
 from benchmarks.accuracy._methods import SELECTED, UNLABELED, Fitted, Predict, Prediction, from_probabilities, selected
 from transanno.nn import CellTypeHead, Shares
-from transanno.predictions._refine import average_neighbors, learn_from_query, principal_components
+from transanno.predictions._neighbors import Surroundings
+from transanno.predictions._refine import average_neighbors, refine_probabilities
 
 _TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -59,13 +60,13 @@ def settings(reference: AnnData, *, seed: int, cores: int, concentration: float)
         for name, shares in SHARES.items():
             with head.weighted(shares):
                 found[name] = np.asarray(query_model.predict(soft=True, key_added=None))
-        counts = query_model._registered_cells().counts.rows(np.arange(query.n_obs))
-        found["components"] = principal_components(counts, ~query_model._is_gene)
+        counts = query_model._registered_cells().counts
+        found["around"] = Surroundings.of(counts, np.arange(query.n_obs), ~query_model._is_gene)
 
     def predict(name: str, refine: _Refine, query: AnnData) -> Prediction:
         if not found:
             read(query)
-        return from_probabilities(refine(found[name], found["components"]), model.labels)
+        return from_probabilities(refine(found[name], found["around"]), model.labels)
 
     return {
         f", {name}{suffix}": partial(predict, name, refine)
@@ -74,13 +75,13 @@ def settings(reference: AnnData, *, seed: int, cores: int, concentration: float)
     }
 
 
-_Refine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+_Refine = Callable[[np.ndarray, Surroundings | None], np.ndarray]
 _REFINEMENTS: dict[str, _Refine] = {
-    "": lambda probabilities, components: probabilities,
-    ", neighbors": average_neighbors,
-    ", neighbors, query": lambda probabilities, components: learn_from_query(
-        average_neighbors(probabilities, components), components
+    "": lambda probabilities, around: probabilities,
+    ", neighbors": lambda probabilities, around: (
+        probabilities if around is None else average_neighbors(probabilities, around.neighbors)
     ),
+    ", neighbors, query": refine_probabilities,
 }
 
 

@@ -110,9 +110,11 @@ def test_without_a_space_there_is_no_novelty_and_the_rest_is_as_ever(calibrated,
     calibrated.calibration_ = replace(calibrated.calibration_, scale=None)
     found = calibrated.predict(strange, soft=True)
     np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match="held out from training"):
+    with pytest.raises(ValueError, match="fdr needs distances from the types of the reference"):
         calibrated.predict(strange, fdr=0.1)
     assert "transanno_novelty" not in strange.obs
+    calibrated.predict(strange, sets=True)
+    assert strange.obsm["transanno_sets"].any()
 
 
 class TestTemperature:
@@ -340,6 +342,28 @@ class TestUnknown:
         assert strange.obs["transanno_group"].iloc[empty].isna().all()
         rest = np.setdiff1d(np.flatnonzero(is_new(strange)), empty)
         assert (labels[rest] == "Unknown").mean() > 0.9
+
+    @pytest.mark.parametrize("n_empty", [5, 60])
+    def test_empty_cells_hide_no_unknown_ones(self, n_empty, calibrated, strange):
+        expected = (calibrated.predict(strange, fdr=0.1, key_added=None) == "Unknown")[is_new(strange)]
+        empty = strange[:n_empty].copy()
+        empty.X = 0 * empty.X
+        empty.obs_names = [f"empty{i}" for i in range(n_empty)]
+        both = ad.concat([strange, empty])
+        with pytest.warns(TransAnnoWarning, match="no count in any gene"):
+            found = calibrated.predict(both, fdr=0.1) == "Unknown"
+        assert found[: strange.n_obs][is_new(strange)].mean() > expected.mean() - 0.05
+        assert both.obs["transanno_novelty"].isna().to_numpy().nonzero()[0].tolist() == list(
+            range(strange.n_obs, both.n_obs)
+        )
+
+    def test_what_an_earlier_prediction_found_goes_with_it(self, calibrated, strange):
+        calibrated.predict(strange, fdr=0.1)
+        strange.obs["transanno_note"] = "mine"
+        calibrated.predict(strange)
+        assert not {"transanno_novelty", "transanno_group"} & set(strange.obs)
+        assert "transanno_groups" not in strange.uns
+        assert (strange.obs["transanno_note"] == "mine").all()
 
     def test_type_of_that_name_is_refused(self, reference, small, fast):
         reference.obs["cell_type"] = reference.obs["cell_type"].replace("T cell", "Unknown")

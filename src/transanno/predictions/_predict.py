@@ -131,7 +131,7 @@ class Judge:
             probabilities, own = (np.where(is_empty[:, None], 1 / len(self.labels), p) for p in (probabilities, own))
         if self.calibration is not None:
             # After the refinement, so that no label depends on the temperature.
-            probabilities = self.calibration.temper(probabilities, refined=asked.refine)
+            probabilities = self.calibration.temper(probabilities, refined=asked.refine and surroundings is not None)
             own = self.calibration.temper(own)
         sets = own >= probability_limit(asked.coverage) if asked.sets else None
         is_known = np.zeros(len(own), dtype=bool) if known is None else known >= 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit, logit
 
-NOVELTY_LIMITS: dict[float, float] = {0.05: 3.8, 0.1: 2.45, 0.2: 2.0, 0.3: 1.8, 0.5: 1.5}
+NOVELTY_LIMITS: dict[float, float] = {0.05: 3.8, 0.1: 2.45, 0.2: 1.95, 0.3: 1.65, 0.5: 1.35}
 """false discovery rate -> novelty above which a cell is called "Unknown\""""
 PROBABILITY_LIMITS: dict[float, float] = {0.5: 0.9466, 0.8: 0.6514, 0.9: 0.1824, 0.95: 0.0474, 0.99: 0.0086}
 """coverage -> probability from which on a type is in the set of a cell"""

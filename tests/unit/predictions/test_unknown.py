@@ -50,6 +50,17 @@ def draw_query(
     return distance, probabilities, nearest_neighbors(components), is_new
 
 
+def novelty_of(
+    scale: NoveltyScale,
+    distance: np.ndarray,
+    probabilities: np.ndarray,
+    neighbors: np.ndarray | None,
+    is_empty: np.ndarray | None = None,
+) -> np.ndarray:
+    is_empty = np.zeros(len(distance), dtype=bool) if is_empty is None else is_empty
+    return scale.novelty(distance, probabilities, neighbors, is_empty)
+
+
 @pytest.fixture(scope="module")
 def scale() -> NoveltyScale:
     return NoveltyScale.fit(*draw(401, np.random.default_rng(0)))
@@ -98,7 +109,7 @@ class TestFit:
         distance, probabilities = draw(211, np.random.default_rng(1))
         before = distance.copy(), probabilities.copy()
         scale = NoveltyScale.fit(distance, probabilities)
-        scale.novelty(distance, probabilities, None)
+        novelty_of(scale, distance, probabilities, None)
         np.testing.assert_array_equal(distance, before[0])
         np.testing.assert_array_equal(probabilities, before[1])
 
@@ -106,14 +117,45 @@ class TestFit:
 class TestNovelty:
     def test_no_cells(self):
         for neighbors in (None, np.zeros((0, 15), dtype=int)):
-            assert UNIT.novelty(np.zeros(0), np.zeros((0, N_LABELS)), neighbors).shape == (0,)
+            assert novelty_of(UNIT, np.zeros(0), np.zeros((0, N_LABELS)), neighbors).shape == (0,)
 
-    def test_single_cell_by_hand(self):
-        """Three units of distance and half one of doubt are 1.75; among 20 others, once and again, it weighs 1 of 21."""
-        found = UNIT.novelty(np.array([3.0]), make_probabilities(np.array([1]), -0.5), None)
-        overall = [1.75 / 21, (1e-3 + 20) / 21]
-        own = [(1.75 + 20 * overall[0]) / 21, (1e-3 + 20 * overall[1]) / 21]
-        assert found == pytest.approx([min(1.75, (1.75 - own[0]) / own[1])])
+    def test_few_cells_are_compared_with_held_out_ones_only(self):
+        """Three units of distance and half one of doubt are 1.75."""
+        found = novelty_of(UNIT, np.full(49, 3.0), make_probabilities(np.full(49, 1), -0.5), None)
+        np.testing.assert_allclose(found, 1.75)
+
+    def test_empty_cells_are_no_yardstick(self, scale):
+        """They are called by chance, and all alike."""
+        distance, probabilities, neighbors, is_new = draw_query(4)
+        expected = novelty_of(scale, distance, probabilities, neighbors)
+        n_empty, n_cells = 97, len(distance)
+        is_empty = np.arange(n_cells + n_empty) >= n_cells
+        others = n_cells + np.random.default_rng(0).integers(0, n_empty, size=(n_empty, neighbors.shape[1]))
+        found = novelty_of(
+            scale,
+            np.r_[distance, np.full(n_empty, 99.0)],
+            np.vstack([probabilities, np.full((n_empty, N_LABELS), 1 / N_LABELS)]),
+            np.vstack([neighbors, others]),
+            is_empty,
+        )
+        np.testing.assert_allclose(found[:n_cells], expected)
+        assert np.isnan(found[is_empty]).all()
+
+    @pytest.mark.parametrize("n_cells", [60, 97, 180, 601])
+    def test_small_queries_of_another_laboratory_hold_few_new_cells(self, scale, n_cells):
+        distance, probabilities, neighbors, _ = draw_query(5, n_known=n_cells, n_new=0)
+        doubt = np.log(1 - probabilities.max(axis=1)) + 1.0
+        probabilities = make_probabilities(probabilities.argmax(axis=1), doubt)
+        novelty = novelty_of(scale, distance + 4.0, probabilities, neighbors)
+        assert (novelty > novelty_limit(0.1)).mean() < 0.05
+
+    def test_of_equals_none_is_new(self, scale):
+        """However far they all are."""
+        probabilities = make_probabilities(np.arange(97) % N_LABELS, -0.5)
+        novelty = novelty_of(
+            scale, np.full(97, 99.0), probabilities, np.random.default_rng(0).integers(0, 97, (97, 15))
+        )
+        assert novelty.max() < LOWEST_LIMIT
 
     def test_equals_loops(self, scale):
         distance, probabilities, neighbors, _ = draw_query(3)
@@ -132,24 +174,24 @@ class TestNovelty:
             below = (middle - np.quantile(values, 0.1)) / norm.ppf(0.9)
             return share * middle + (1 - share) * prior[0], share * below + (1 - share) * prior[1]
 
-        overall = center_and_spread(smooth, (0.0, 1.0))
+        overall = center_and_spread(smooth, (np.median(smooth), 1.0))
         expected = []
         for cell, label in enumerate(called):
             center, spread = center_and_spread(smooth[called == label], overall)
-            expected.append(min(smooth[cell], (smooth[cell] - center) / spread))
-        np.testing.assert_allclose(scale.novelty(distance, probabilities, neighbors), expected, rtol=1e-9)
+            expected.append(min(smooth[cell], (smooth[cell] - center) / max(spread, 0.25)))
+        np.testing.assert_allclose(novelty_of(scale, distance, probabilities, neighbors), expected, rtol=1e-9)
 
     def test_cells_like_the_held_out_ones_are_not_novel(self, scale):
         for seed in range(5):
             distance, probabilities, neighbors, is_new = draw_query(seed, n_new=0)
             assert not is_new.any()
-            assert scale.novelty(distance, probabilities, neighbors).max() < LOWEST_LIMIT
+            assert novelty_of(scale, distance, probabilities, neighbors).max() < LOWEST_LIMIT
 
     @pytest.mark.parametrize("shift", [0.0, 0.5, 1.0, 2.0])
     def test_what_all_cells_of_a_query_share_is_not_novel_and_a_cluster_of_its_own_is(self, scale, shift):
         """Up to four standard deviations of a held-out cell."""
         distance, probabilities, neighbors, is_new = draw_query(4)
-        novelty = scale.novelty(distance + shift, probabilities, neighbors)
+        novelty = novelty_of(scale, distance + shift, probabilities, neighbors)
         assert novelty[~is_new].max() < HIGHEST_LIMIT
         assert (novelty[~is_new] > LOWEST_LIMIT).mean() < 0.03
         assert novelty[is_new].min() > HIGHEST_LIMIT
@@ -159,27 +201,27 @@ class TestNovelty:
         distance, probabilities, neighbors, _ = draw_query(5, n_known=601, n_new=0)
         doubt = np.log(1 - probabilities.max(axis=1)) + 1.0
         probabilities = make_probabilities(probabilities.argmax(axis=1), doubt)
-        novelty = scale.novelty(distance + 2.0, probabilities, neighbors)
+        novelty = novelty_of(scale, distance + 2.0, probabilities, neighbors)
         assert novelty.max() < HIGHEST_LIMIT
         assert (novelty > LOWEST_LIMIT).mean() < 0.12  # as of a normal distribution
-        among_few = scale.novelty(distance[:5] + 2.0, probabilities[:5], None)
+        among_few = novelty_of(scale, distance[:5] + 2.0, probabilities[:5], None)
         assert np.median(among_few) > LOWEST_LIMIT
 
     def test_the_less_unlike_count_only_as_far_as_they_are_unlike_the_reference(self, scale):
         """Cells that are nearer than held-out ones are not novel where all others are nearer still."""
         distance, probabilities, neighbors, is_new = draw_query(6)
         distance = np.where(is_new, distance - 8.0, distance - 20.0)
-        novelty = scale.novelty(distance, np.tile([0.05, 0.9, 0.05], (len(distance), 1)), neighbors)
+        novelty = novelty_of(scale, distance, np.tile([0.05, 0.9, 0.05], (len(distance), 1)), neighbors)
         assert novelty[is_new].min() > novelty[~is_new].max()
         assert novelty.max() < LOWEST_LIMIT
 
     @pytest.mark.parametrize("broken", [1e3, 1e300, np.inf])
     def test_one_broken_cell_does_not_decide_for_its_neighbors(self, scale, broken):
         distance, probabilities, neighbors, _ = draw_query(7, n_new=0)
-        before = scale.novelty(distance, probabilities, neighbors)
+        before = novelty_of(scale, distance, probabilities, neighbors)
         distance[5] = broken
         probabilities[5] = 1 / N_LABELS
-        novelty = scale.novelty(distance, probabilities, neighbors)
+        novelty = novelty_of(scale, distance, probabilities, neighbors)
         assert (neighbors == 5).any(axis=1).sum() > 5
         assert novelty.max() < LOWEST_LIMIT
         assert np.abs(novelty - before).max() < 1.5
@@ -188,16 +230,16 @@ class TestNovelty:
         distance, probabilities, _, _ = draw_query(8, n_known=40, n_new=0)
         distance[5] += 6.0
         probabilities[5] = make_probabilities(probabilities[[5]].argmax(axis=1), -0.5)[0]
-        novelty = scale.novelty(distance, probabilities, None)
+        novelty = novelty_of(scale, distance, probabilities, None)
         assert novelty.argmax() == 5
         assert novelty[5] > HIGHEST_LIMIT
 
     def test_certain_cells_are_all_as_certain(self):
         doubts = np.array([0.0, 1e-12, 1e-5, 1e-4])
         wide = replace(UNIT, spread=10 * UNIT.spread)  # so that none of them is as sure as counts at all
-        found = [wide.novelty(np.zeros(1), np.array([[1 - doubt, doubt, 0.0]]), None)[0] for doubt in doubts]
+        found = [novelty_of(wide, np.zeros(1), np.array([[1 - doubt, doubt, 0.0]]), None)[0] for doubt in doubts]
         np.testing.assert_allclose(found, found[0])
-        assert wide.novelty(np.zeros(1), np.array([[0.999, 0.001, 0.0]]), None) > found[0]
+        assert novelty_of(wide, np.zeros(1), np.array([[0.999, 0.001, 0.0]]), None) > found[0]
 
 
 class TestInvariance:
@@ -207,8 +249,8 @@ class TestInvariance:
         distance, probabilities, neighbors, _ = draw_query(seed, n_known=n_known, n_new=n_new)
         order = np.random.default_rng(seed).permutation(len(distance))
         moved = np.argsort(order)[neighbors[order]]
-        expected = scale.novelty(distance, probabilities, neighbors)[order]
-        np.testing.assert_allclose(scale.novelty(distance[order], probabilities[order], moved), expected, atol=1e-9)
+        expected = novelty_of(scale, distance, probabilities, neighbors)[order]
+        np.testing.assert_allclose(novelty_of(scale, distance[order], probabilities[order], moved), expected, atol=1e-9)
 
     @quick
     @given(seed=seeds, constant=st.floats(-50.0, 50.0), factor=st.floats(0.5, 20.0))
@@ -216,9 +258,9 @@ class TestInvariance:
         """As long as those of held-out cells and of the query have the same."""
         held_out = draw(211, np.random.default_rng(seed))
         distance, probabilities, neighbors, _ = draw_query(seed)
-        expected = NoveltyScale.fit(*held_out).novelty(distance, probabilities, neighbors)
+        expected = novelty_of(NoveltyScale.fit(*held_out), distance, probabilities, neighbors)
         other = NoveltyScale.fit(factor * held_out[0] + constant, held_out[1])
-        found = other.novelty(factor * distance + constant, probabilities, neighbors)
+        found = novelty_of(other, factor * distance + constant, probabilities, neighbors)
         np.testing.assert_allclose(found, expected, atol=1e-3)
 
     @quick
@@ -226,9 +268,9 @@ class TestInvariance:
     def test_order_of_types_does_not_matter(self, seed, label_order):
         held_out = draw(211, np.random.default_rng(seed))
         distance, probabilities, neighbors, _ = draw_query(seed)
-        expected = NoveltyScale.fit(*held_out).novelty(distance, probabilities, neighbors)
+        expected = novelty_of(NoveltyScale.fit(*held_out), distance, probabilities, neighbors)
         other = NoveltyScale.fit(held_out[0], held_out[1][:, label_order])
-        found = other.novelty(distance, probabilities[:, label_order], neighbors)
+        found = novelty_of(other, distance, probabilities[:, label_order], neighbors)
         np.testing.assert_allclose(found, expected, atol=1e-9)
 
     @quick
@@ -239,7 +281,7 @@ class TestInvariance:
         if sure:
             probabilities = np.eye(N_LABELS)[probabilities.argmax(axis=1)]
         neighbors = nearest_neighbors(rng.normal(size=(n_cells, 3))) if n_cells > 15 else None
-        novelty = scale.novelty(size * rng.normal(size=n_cells), probabilities, neighbors)
+        novelty = novelty_of(scale, size * rng.normal(size=n_cells), probabilities, neighbors)
         assert novelty.shape == (n_cells,)
         assert np.isfinite(novelty).all()
         assert novelty.max() <= 8

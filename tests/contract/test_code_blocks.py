@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def examples() -> dict[str, str]:
     """-> source of the examples of every docstring of the package that has some, by name."""
     found = {}
     for info in pkgutil.walk_packages(transanno.__path__, "transanno."):
+        if info.name.startswith("transanno.jax") and find_spec("jax") is None:
+            continue
         module = importlib.import_module(info.name)
         found |= {test.name: test for test in doctest.DocTestFinder().find(module, info.name) if test.examples}
     return {name: "".join(example.source for example in test.examples) for name, test in found.items()}
@@ -63,11 +66,13 @@ def files(make_adata, make_original, start_afresh, tmp_path_factory) -> Path:
     reference.write_h5ad(folder / "reference.h5ad")
     query.write_h5ad(folder / "query.h5ad")
     quiet = {"accelerator": "cpu", "enable_progress_bar": False}
-    transanno.tl.fit_reference(reference, "cell_type", max_epochs=20, **quiet).save(folder / "model")
+    transanno.tl.fit_reference(reference, "cell_type", max_epochs=8, **quiet).save(folder / "model")
     (folder / "genes.txt").write_text("\n".join(reference.var_names), encoding="utf-8")
     for name, n_labels in (("finetune_best.pth", 2), ("pretrain.pth", 0)):
         weights = make_original(reference.n_vars, n_labels).state_dict()
         torch.save({"model_state_dict": weights}, folder / name)
+    if find_spec("jax") is not None:
+        TransAnno.load(folder / "model", False, accelerator="cpu").export(folder / "exported")
     return folder
 
 
@@ -81,7 +86,15 @@ def namespace(files, make_adata, make_mdata, tmp_path, monkeypatch) -> Iterator[
     monkeypatch.setattr(presets, "PAPER", smaller(presets.PAPER))
     reference, query = (ad.read_h5ad(f"{name}.h5ad") for name in ("reference", "query"))
     model = transanno.tl.annotate(query, model="model")
+    cells = model._registered_cells()
+    served = {}
+    if find_spec("jax") is not None:
+        served = {"predictor": importlib.import_module("transanno.jax").load_predictor("exported")}
     yield {
+        **served,
+        "counts": cells.counts.rows(np.arange(query.n_obs)).toarray(),
+        "y": np.arange(query.n_obs) % 3,
+        "n_classes": 3,
         "transanno": transanno,
         "sc": sc,
         "reference": reference,
@@ -133,12 +146,12 @@ def smaller(preset: presets.Preset) -> presets.Preset:
 
 
 def briefly(train):
-    """``train``, which takes two passes whatever it is told; arguments that it does not have are errors, as ever."""
+    """``train``, which takes a pass or two whatever it is told; arguments that it does not have are errors, as ever."""
 
     @wraps(train)
     def train_briefly(*args, **kwargs):
         given = inspect.signature(train).bind(*args, **kwargs)
-        given.arguments["max_epochs"] = 2
+        given.arguments["max_epochs"] = 1 if args[0].module.encoder.has_gene_tokens else 2  # the Performer is slow
         return train(*given.args, **given.kwargs)
 
     return train_briefly
@@ -157,6 +170,9 @@ def test_docstring(name, namespace):
 
 
 def run(code: str, name: str, namespace: dict[str, Any]) -> None:
-    if '.save("model/")' in code:
-        shutil.rmtree("model")  # which other pages read
+    if "jax" in code or "predictor" in code:
+        pytest.importorskip("jax", reason="jax, the extra 'jax', is not installed")
+    for method, folder in (("save", "model"), ("export", "exported")):
+        if f'.{method}("{folder}/")' in code:
+            shutil.rmtree(folder)  # which other pages read
     exec(compile(code, name, "exec"), namespace)

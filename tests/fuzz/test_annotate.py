@@ -148,7 +148,8 @@ def check_result(model, query, fdr) -> None:
 
 
 def check_groups(query) -> None:
-    assert np.isfinite(query.obs["transanno_novelty"].to_numpy()).all()
+    is_empty = (query.obs["transanno"] == "Unassigned").to_numpy()  # no threshold was given
+    np.testing.assert_array_equal(np.isfinite(query.obs["transanno_novelty"]), ~is_empty)
     assert ("transanno_group" in query.obs) == ("transanno_groups" in query.uns) == (query.n_obs >= 50)
     if query.n_obs >= 50:
         group, table = query.obs["transanno_group"], query.uns["transanno_groups"]

@@ -54,6 +54,7 @@ def forward(
 
     Examples
     --------
+    >>> import jax
     >>> predictor = transanno.jax.load_predictor("exported/")
     >>> outputs = jax.jit(transanno.jax.forward)(predictor.weights, counts)
     """

@@ -81,7 +81,7 @@ def vote(
     Examples
     --------
     >>> sc.pp.neighbors(query, use_rep="X_transanno")
-    >>> sc.tl.leiden(query)
+    >>> sc.tl.leiden(query)  # pip install igraph leidenalg
     >>> transanno.tl.vote(query, groupby="leiden")
     >>> query.obs["transanno_vote"]
     """

@@ -404,6 +404,14 @@ class TestCommandLine:
         assert Path(files / "query.h5ad").read_bytes() == before
         assert sorted(os.listdir(files)) == ["out.h5ad", "query.h5ad"]
 
+    def test_what_an_earlier_prediction_found_goes_with_it(self, files, folder, tiny, query):
+        query.uns["transanno_groups"] = pd.DataFrame({"group": ["Unknown 1, like B cell"]})
+        write_h5ad(query, "query.h5ad")
+        assert main(self.arguments(folder)) == 0
+        found = ad.read_h5ad("out.h5ad")
+        assert "transanno_groups" not in found.uns
+        assert found.uns["note"] == query.uns["note"]
+
     def test_an_error_while_writing_leaves_nothing(self, files, folder, tiny, monkeypatch, capsys):
         before = Path("query.h5ad").read_bytes()
 

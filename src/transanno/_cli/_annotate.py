@@ -70,8 +70,7 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     model = _predict(query, model, args, console, hidden={labels_key, model_key})
     if has_matrices_on_disk(query):
         groups = f"{args.key_added}{GROUPS_SUFFIX}"
-        uns = {groups: query.uns[groups]} if groups in query.uns else {}
-        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns=uns)
+        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns={groups: query.uns.get(groups)})
     else:
         write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")

@@ -55,7 +55,10 @@ def has_matrices_on_disk(adata: AnnData) -> bool:
 
 
 def write_copy(source: Path, path: Path, *, obs: pd.DataFrame, obsm: Mapping[str, Any], uns: Mapping[str, Any]) -> None:
-    """Copy a file in one step, with another ``obs``, and with more in ``obsm`` and ``uns``; no matrix is read."""
+    """Copy a file in one step, with another ``obs``, and with more in ``obsm`` and ``uns``, or less where that is None.
+
+    No matrix is read.
+    """
     import h5py
     from anndata.io import write_elem
 
@@ -70,7 +73,8 @@ def write_copy(source: Path, path: Path, *, obs: pd.DataFrame, obsm: Mapping[str
                 for key, value in added.items():
                     if key in file[name]:
                         del file[name][key]
-                    write_elem(file[name], key, value)
+                    if value is not None:
+                        write_elem(file[name], key, value)
 
 
 def _is_readable(file: h5py.File) -> bool:

@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks._data import BATCH, LABEL
 from benchmarks.accuracy._config import read_config
-from benchmarks.accuracy._methods import SELECTED
+from benchmarks.accuracy._methods import SELECTED, log_normalized
 from benchmarks.accuracy._scvi import surgery
 from benchmarks.speed import mend_celltypist
 
@@ -22,7 +22,7 @@ N_COMPONENTS, N_NEIGHBORS = 50, 15
 
 def neighbor_distance(reference: AnnData, query: AnnData, genes: pd.Index) -> np.ndarray:
     """-> mean distance to the nearest cells of the reference, in its principal components."""
-    cells, others = (_log_normalized(side, genes) for side in (reference, query))
+    cells, others = (log_normalized(side)[:, genes].copy() for side in (reference, query))
     sc.pp.pca(cells, n_comps=min(N_COMPONENTS, min(cells.shape) - 1), random_state=0)
     mean = np.asarray(cells.X.mean(axis=0)).ravel()
     projected = np.asarray(others.X @ cells.varm["PCs"]) - mean @ cells.varm["PCs"]
@@ -32,7 +32,7 @@ def neighbor_distance(reference: AnnData, query: AnnData, genes: pd.Index) -> np
 
 def celltypist_doubt(reference: AnnData, query: AnnData, genes: pd.Index) -> np.ndarray:
     """-> 1 - highest probability of ``prob match``."""
-    cells, others = (_log_normalized(side, genes) for side in (reference, query))
+    cells, others = (log_normalized(side)[:, genes].copy() for side in (reference, query))
     mend_celltypist(celltypist)
     labels = reference.obs[LABEL].astype(str).to_numpy()
     model = celltypist.train(cells, labels=labels, n_jobs=1, check_expression=False)
@@ -52,10 +52,3 @@ def scanvi_doubt(reference: AnnData, query: AnnData, genes: pd.Index, seed: int)
         warnings.simplefilter("ignore")
         predict = surgery(cells["reference"], seed=seed, cores=1, **settings)[""]
         return 1.0 - np.asarray(predict(cells["query"]).confidence)
-
-
-def _log_normalized(cells: AnnData, genes: pd.Index) -> AnnData:
-    cells = AnnData(cells.X.copy(), obs=cells.obs[[]].copy(), var=cells.var[[]].copy())
-    sc.pp.normalize_total(cells, target_sum=1e4)
-    sc.pp.log1p(cells)
-    return cells[:, genes].copy()

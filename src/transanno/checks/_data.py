@@ -93,7 +93,7 @@ def check_not_lazy(adata: AnnData, *, name: str, may_be_read: bool = False) -> N
     matrices = {f"{name}.X": adata.X, **{f"{name}.layers[{key!r}]": adata.layers[key] for key in adata.layers}}
     if getattr(adata, "raw", None) is not None:
         matrices[f"{name}.raw"] = adata.raw.X
-    lazy = [what for what, matrix in matrices.items() if _is_lazy(matrix)]
+    lazy = [what for what, matrix in matrices.items() if is_lazy(matrix)]
     lazy += [f"{name}.{what}" for what in ("obs", "var") if not isinstance(getattr(adata, what), pd.DataFrame)]
     if lazy and (not may_be_read or find_spec("dask") is None):
         without = (
@@ -105,7 +105,8 @@ def check_not_lazy(adata: AnnData, *, name: str, may_be_read: bool = False) -> N
         )
 
 
-def _is_lazy(matrix: object) -> bool:
+def is_lazy(matrix: object) -> bool:
+    """Whether values are computed by dask when they are asked for."""
     return type(matrix).__module__.split(".")[0] == "dask" or hasattr(matrix, "__dask_graph__")
 
 

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import scipy.sparse as sp
 
+from transanno.checks._data import is_lazy
+
 CELLS_PER_BLOCK = 4096
 # Cells times genes of the model. Up to here, counts are read into memory once, which is faster: about a tenth of these values are
 # not zero, and take 100 MB. Beyond, cells of a query on disk are read when they are asked for.
@@ -57,7 +59,7 @@ class MatrixCounts:
         matrix = self.matrix
         if _format(matrix) == "csc" and not sp.issparse(matrix):
             # the rows of a CSC file lie all over it
-            matrix = matrix.compute() if is_dask(matrix) else matrix.to_memory()
+            matrix = matrix.compute() if is_lazy(matrix) else matrix.to_memory()
         matrix = readable(matrix)
         return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
 
@@ -80,17 +82,12 @@ class MatrixCounts:
 
 def _read(matrix: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     block = matrix[rows]
-    return as_csr(block.compute() if is_dask(block) else block)
+    return as_csr(block.compute() if is_lazy(block) else block)
 
 
 def _format(matrix: Any) -> str | None:
     """-> "csr" or "csc" of a sparse matrix, also of the blocks of a dask array; None of a dense one."""
-    return getattr(matrix._meta if is_dask(matrix) else matrix, "format", None)
-
-
-def is_dask(matrix: object) -> bool:
-    """Whether values are computed by dask when they are asked for."""
-    return hasattr(matrix, "__dask_graph__")
+    return getattr(matrix._meta if is_lazy(matrix) else matrix, "format", None)
 
 
 def in_memory(counts: Counts, blocks: Iterable[sp.csr_matrix] | None = None) -> MatrixCounts:

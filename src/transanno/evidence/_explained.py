@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from transanno.checks._data import check_choice, check_interval
+from transanno.data._positions import evenly_spread
 from transanno.evidence._groups import as_groups, mean_probabilities
 
 # Points of the quadrature by baseline. With these, contributions on real data sum up to within 0.01 of what they should
@@ -83,4 +84,4 @@ def code_of(names: np.ndarray, label: str) -> int:
 
 def baseline_cells(n_obs: int) -> np.ndarray:
     """-> positions of the cells whose mean is the baseline where the model stores none, evenly spread."""
-    return np.unique(np.linspace(0, n_obs - 1, min(n_obs, _N_BASELINE)).round().astype(int))
+    return evenly_spread(n_obs, _N_BASELINE)

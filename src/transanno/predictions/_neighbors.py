@@ -61,10 +61,7 @@ class Surroundings:
 def principal_components(counts: sp.csr_matrix, is_other: np.ndarray | None = None) -> np.ndarray:
     """counts ``(n_obs, n_vars)`` -> principal components of log-expression ``(n_obs, n_components)``."""
     adata = AnnData(log_normalize(counts, is_other))
-    if adata.n_vars == 1 or (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:
-        return adata.X[:, :1].toarray()  # one gene is its own component, and identical cells have none
-    sc.pp.pca(adata, n_comps=max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape))), random_state=0)
-    return adata.obsm["X_pca"]
+    return adata.obsm["X_pca"] if _add_components(adata) else adata.X[:, :1].toarray()
 
 
 def projected_components(counts: Counts, positions: np.ndarray, is_other: np.ndarray | None = None) -> np.ndarray:
@@ -74,12 +71,7 @@ def projected_components(counts: Counts, positions: np.ndarray, is_other: np.nda
     """
     drawn = np.random.default_rng(0).choice(len(positions), min(_N_DRAWN, len(positions)), replace=False)
     adata = AnnData(log_normalize(counts.rows(positions[np.sort(drawn)]), is_other))
-    n_components = max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape)))
-    if (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:
-        axes = np.eye(adata.n_vars, 1, dtype=np.float32)  # identical cells have no components
-    else:
-        sc.pp.pca(adata, n_comps=n_components, random_state=0)
-        axes = adata.varm["PCs"].astype(np.float32)
+    axes = adata.varm["PCs"].astype(np.float32) if _add_components(adata) else np.eye(adata.n_vars, 1, dtype=np.float32)
     center = np.asarray(adata.X.mean(axis=0)).ravel() @ axes
     del adata
     components = np.empty((len(positions), axes.shape[1]), dtype=np.float32)
@@ -87,6 +79,17 @@ def projected_components(counts: Counts, positions: np.ndarray, is_other: np.nda
         block = slice(start, start + CELLS_PER_BLOCK)
         components[block] = log_normalize(counts.rows(positions[block]), is_other) @ axes - center
     return components
+
+
+def _add_components(adata: AnnData) -> bool:
+    """Log-expression -> whether it has principal components, which then are in ``obsm`` and ``varm``.
+
+    One gene is its own component, and identical cells have none.
+    """
+    if adata.n_vars == 1 or (adata.X.max(axis=0) != adata.X.min(axis=0)).nnz == 0:
+        return False
+    sc.pp.pca(adata, n_comps=max(1, min(_N_COMPONENTS, *(size - 1 for size in adata.shape))), random_state=0)
+    return True
 
 
 def nearest_neighbors(components: np.ndarray) -> np.ndarray:

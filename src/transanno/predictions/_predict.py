@@ -120,7 +120,8 @@ class Judge:
             assert cells is not None  # which predict checks
             surroundings = Surroundings.of(cells.counts, positions, ~self.is_gene)
         own = as_probabilities(outputs.logits)
-        probabilities = refine_probabilities(own, surroundings) if asked.refine else own
+        is_refined = asked.refine and surroundings is not None
+        probabilities = refine_probabilities(own, surroundings) if is_refined else own
         is_empty = outputs.is_empty
         if is_empty.any():
             warn(
@@ -131,8 +132,8 @@ class Judge:
             probabilities, own = (np.where(is_empty[:, None], 1 / len(self.labels), p) for p in (probabilities, own))
         if self.calibration is not None:
             # After the refinement, so that no label depends on the temperature.
-            probabilities = self.calibration.temper(probabilities, refined=asked.refine and surroundings is not None)
             own = self.calibration.temper(own)
+            probabilities = self.calibration.temper(probabilities, refined=True) if is_refined else own
         sets = own >= probability_limit(asked.coverage) if asked.sets else None
         is_known = np.zeros(len(own), dtype=bool) if known is None else known >= 0
         if known is not None:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from transanno._constants import N_CENTER_CELLS
 from transanno.data._counts import CELLS_PER_BLOCK, Counts
+from transanno.data._positions import evenly_spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,5 +77,4 @@ def _minibatches(cells: Cells, positions: np.ndarray, size: int) -> Iterator[tup
 
 def center_cells(positions: np.ndarray) -> np.ndarray:
     """Positions of the cells of a data set -> those whose mean stands for all, evenly spread."""
-    n_cells = min(len(positions), N_CENTER_CELLS)
-    return positions[np.linspace(0, len(positions) - 1, n_cells).round().astype(int)] if n_cells else positions
+    return positions[evenly_spread(len(positions), N_CENTER_CELLS)]

@@ -21,7 +21,7 @@ from transanno.predictions._neighbors import MIN_CELLS, neighbor_average
 # Standard deviations beyond which a cell counts no more: one broken cell must not decide for its neighbors.
 _MAX = 8.0
 # Cells that the scale of all cells weighs as much as, where a type has its own.
-_PRIOR_HELD_OUT, _PRIOR_QUERY = 20, 20
+_N_PRIOR = 20
 # Standard deviations of held-out cells that a query's cells of a call differ by at least: of equals, none is new.
 _LEAST_UNIT = 0.25
 # A surer cell is as sure as this.
@@ -49,9 +49,8 @@ class NoveltyScale:
         values, called = _measured(distance, probabilities), probabilities.argmax(axis=1)
         center, spread = (np.tile(found, (probabilities.shape[1], 1)) for found in _robust(values))
         for code, n_cells in zip(*np.unique(called, return_counts=True), strict=True):
-            weight = n_cells / (n_cells + _PRIOR_HELD_OUT)
             for whole, own in zip((center, spread), _robust(values[called == code]), strict=True):
-                whole[code] += weight * (own - whole[code])
+                whole[code] = _drawn(own, whole[code], n_cells)
         return cls(center.round(_DECIMALS), spread.round(_DECIMALS))
 
     def novelty(
@@ -108,4 +107,4 @@ def _lower_half(novelty: np.ndarray) -> np.ndarray:
 
 def _drawn(own: Any, prior: Any, n_cells: int) -> Any:
     """-> what so many cells say, drawn towards the prior."""
-    return (n_cells * own + _PRIOR_QUERY * prior) / (n_cells + _PRIOR_QUERY)
+    return (n_cells * own + _N_PRIOR * prior) / (n_cells + _N_PRIOR)

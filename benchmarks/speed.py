@@ -305,13 +305,13 @@ def write_data(folder: Path, options: Options) -> dict[str, Any]:
     reference, query = on_shared_genes(*load_pair(read_pairs()[PAIR]))
     genes = select_genes(reference, n_top_genes=options.n_genes)
     reference, query = reference[:, genes].copy(), query[:, genes].copy()
-    query = _enlarged(query, options.n_cells, np.random.default_rng(options.seed))
+    query = enlarged(query, options.n_cells, np.random.default_rng(options.seed))
     reference.write_h5ad(folder / "reference.h5ad")
     query.write_h5ad(folder / "query.h5ad")
     return {"n_reference": reference.n_obs, "n_query": query.n_obs, "n_genes": reference.n_vars}
 
 
-def _enlarged(adata: AnnData, n_cells: int, rng: np.random.Generator) -> AnnData:
+def enlarged(adata: AnnData, n_cells: int, rng: np.random.Generator) -> AnnData:
     """-> cells drawn with replacement, each with a share of its molecules drawn from U(0.5, 1)."""
     drawn = rng.integers(adata.n_obs, size=n_cells)
     counts = sp.csr_matrix(adata.X[drawn])

@@ -15,6 +15,8 @@ from transanno.nn._expression import distance_from, sum_over_genes
 from transanno.nn._transformer import TransformerBlock
 
 _N_VIEWS = 3
+# Cells at once on a CPU, where more do not fit into its caches.
+_INFERENCE_BATCH = 1024
 
 
 class EncoderOutput(NamedTuple):
@@ -97,8 +99,6 @@ class ViewEncoder(nn.Module):
     lr = 2e-3
     # Threads of the CPU that a training step can use: its operations are too small to be shared.
     n_training_threads: int | None = 1
-    # Inference keeps no activations, and small minibatches are slow.
-    inference_batch_size = 1024
     # Cells whose gradients are computed at once.
     gradient_batch_size = 512
 
@@ -131,6 +131,11 @@ class ViewEncoder(nn.Module):
     def _gene_scale(n_vars: int) -> float:
         """Standard deviation of the embeddings with which a cell's reading is of the order of one."""
         return 2.0 / math.sqrt(n_vars)
+
+    @property
+    def inference_batch_size(self) -> int:
+        """Cells of a minibatch of inference, which keeps no activations: small ones are slow, most of all on a GPU."""
+        return _INFERENCE_BATCH if self.gene_embedding.device.type == "cpu" else 8 * _INFERENCE_BATCH
 
     @property
     def tunable_layers(self) -> list[nn.Module]:

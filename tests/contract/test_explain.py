@@ -194,9 +194,21 @@ class TestPicture:
         assert "$x_1$" in figure.get_suptitle()
 
     def test_errors(self, table):
-        with pytest.raises(ValueError, match="no column 'evidence'.*transanno.tl.explain"):
+        with pytest.raises(ValueError, match="no column 'evidence'.*tl.explain"):
             pl.evidence(table.drop(columns="evidence"))
         with pytest.raises(ValueError, match="nothing to draw"):
             pl.evidence(table.assign(evidence=0.0))
         with pytest.raises(ValueError, match="n_genes=0"):
             pl.evidence(table, n_genes=0)
+
+
+def test_data_in_the_place_of_the_model_are_a_clear_error(model, query):
+    with pytest.raises(TypeError, match="model is a AnnData. Allowed: a TransAnno model or the folder"):
+        tl.explain(query, 0)
+
+
+def test_a_folder_stands_for_its_model(model, query, tmp_path):
+    model.save(tmp_path / "model")
+    expected = tl.explain(model, 0, adata=query)
+    found = tl.explain(tmp_path / "model", 0, adata=query)
+    np.testing.assert_allclose(found["evidence"], expected["evidence"].reindex(found.index), atol=1e-5)

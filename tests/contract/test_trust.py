@@ -194,6 +194,14 @@ class TestColumns:
         assert changed(before, strange) == {name.replace("transanno", "mine") for name in expected}
         assert list(strange.uns) == ["mine_groups"]
 
+    def test_sets_of_an_earlier_prediction_do_not_pass_for_those_of_this_one(
+        self, calibrated, query, snapshot, changed
+    ):
+        before = snapshot(query)
+        calibrated.predict(query, sets=True)
+        calibrated.predict(query)
+        assert changed(before, query) == TRUST
+
     def test_sets_are_written_on_request(self, calibrated, query, snapshot, changed, tmp_path):
         before = snapshot(query)
         calibrated.predict(query, sets=True, coverage=0.8)

@@ -41,7 +41,14 @@ def select_genes(adata: AnnData, *, n_top_genes: int = 2000, batch_key: str | No
     Returns
     -------
     Names of the genes.
+
+    Raises
+    ------
+    ValueError
+        If there is no ``X``.
     """
+    if adata.X is None:
+        raise ValueError('adata.X is None. Put raw counts there, for example adata.X = adata.layers["counts"].')
     counts, is_allowed = MatrixCounts(adata.X), np.ones(adata.n_vars, dtype=bool)
     return adata.var_names[
         choose_genes(sum_genes(counts.blocks(), batch_codes(adata, batch_key), is_allowed), n_top_genes)

@@ -24,6 +24,7 @@ from transanno._constants import (
 )
 from transanno.predictions._groups import UnknownGroups
 
+_SUFFIXES = (NOVELTY_SUFFIX, GROUP_SUFFIX, SET_SUFFIX)
 _EMPTY_SET = "(none)"
 
 
@@ -104,12 +105,8 @@ class Predictions:
         if self.sets is not None:
             texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]
             columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
-        if f"{key_added}{GROUPS_SUFFIX}" in data.uns:  # what an earlier prediction found must not pass for this one's
-            del data.uns[f"{key_added}{GROUPS_SUFFIX}"]
-            for suffix in (NOVELTY_SUFFIX, GROUP_SUFFIX):
-                if f"{key_added}{suffix}" in data.obs:
-                    del data.obs[f"{key_added}{suffix}"]
         write_obs(data, columns)
+        _forget(data, key_added, [suffix for suffix in _SUFFIXES if f"{key_added}{suffix}" not in columns])
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)
         if self.groups is not None:
@@ -120,6 +117,20 @@ class Predictions:
         whole = np.full((len(self.obs_names), *values.shape[1:]), missing, dtype=values.dtype)
         whole[self.indices] = values
         return whole
+
+
+def _forget(data: AnnData | MuData, key_added: str, suffixes: Iterable[str]) -> None:
+    """Delete what an earlier prediction found beside its calls: it must not pass for what this one found."""
+    tables: dict[str, tuple[Any, tuple[str, ...]]] = {
+        GROUPS_SUFFIX: (data.uns, (NOVELTY_SUFFIX, GROUP_SUFFIX)),
+        SETS_SUFFIX: (data.obsm, (SET_SUFFIX,)),
+    }
+    for table, (where, columns) in tables.items():
+        if f"{key_added}{table}" in where:  # so that a column of the user's that happens to be called so stays
+            del where[f"{key_added}{table}"]
+            for suffix in columns:
+                if suffix in suffixes and f"{key_added}{suffix}" in data.obs:
+                    del data.obs[f"{key_added}{suffix}"]
 
 
 def write_obs(data: AnnData | MuData, columns: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from transanno.data._positions import as_positions
 from transanno.evidence._explained import code_of
 from transanno.evidence._profiles import Profiles, profiles
 from transanno.models import TransAnno
+from transanno.models._base import as_model
 from transanno.models._explain import attribute
 from transanno.predictions._run import Cells
 
@@ -27,7 +29,7 @@ _SURE = 0.9
 
 
 def explain(
-    model: TransAnno,
+    model: TransAnno | str | Path,
     cells: str | int | Sequence[int] | np.ndarray,
     against: str | None = None,
     *,
@@ -47,7 +49,7 @@ def explain(
     Parameters
     ----------
     model
-        Trained model.
+        Trained model, or the folder of one, which needs ``adata``.
     cells
         Name of a cell, its position, several positions or a boolean mask; with ``groupby``, the name of a group.
     against
@@ -87,6 +89,8 @@ def explain(
         If a column, cell or group does not exist.
     ValueError
         If a label is unknown to the model, A and B are the same, or no cells are selected.
+    TypeError
+        If ``model`` is neither a model nor a folder, such as an AnnData.
 
     Examples
     --------
@@ -95,6 +99,7 @@ def explain(
     >>> table[table["absent"]].head()
     >>> transanno.pl.evidence(transanno.tl.explain(model, "5", groupby="leiden"))
     """
+    model = as_model(model, TransAnno, argument="model")
     for name, value in (("label", label), ("against", against)):
         if value is not None:
             check_choice(name, value, model.labels.tolist())

@@ -79,3 +79,8 @@ def test_cells_are_normalized_over_allowed_genes_only(adata):
     np.testing.assert_allclose(sums.normalized[0, is_allowed].sum(), 1e4 * N_OBS, rtol=1e-5)
     assert not sums.normalized[0, ~is_allowed].any()
     np.testing.assert_array_equal(sums.counts[0], np.asarray(adata.X.sum(axis=0)).ravel())
+
+
+def test_data_without_values_are_a_clear_error():
+    with pytest.raises(ValueError, match="X is None. Put raw counts there"):
+        tl.select_genes(ad.AnnData(obs=pd.DataFrame(index=["cell"]), var=pd.DataFrame(index=["gene"])))

@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 BENCHMARKS = {
-    "speed": "training and prediction throughput and peak memory, against scANVI and CellTypist",
+    "speed": "training and prediction throughput and peak memory, by torch and JAX, against scANVI and CellTypist",
     "gpu": "training and prediction of 100,000 cells on a CUDA device, and what the paper's network fits on it",
     "scale": "time and peak memory of annotating queries on disk of 30,000 to 1,000,000 cells",
     "memory": "peak memory of training on 30,000 and 100,000 cells, in memory and on disk",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+__all__ = ["PAPER", "Preset"]
+
 
 @dataclass(frozen=True)
 class Preset:

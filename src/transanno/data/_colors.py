@@ -14,8 +14,8 @@ from transanno._constants import NOVEL_CATEGORY, UNASSIGNED_CATEGORY, UNLABELED_
 NO_TYPE_COLORS = {UNLABELED_CATEGORY: "#d3d3d3", UNASSIGNED_CATEGORY: "#a9a9a9", NOVEL_CATEGORY: "#696969"}
 """What is no type is gray."""
 
-# Colors of more types than the first of scanpy's palettes has must neither look gray nor vanish on white paper.
-_LEAST_SATURATION, _LEAST_VALUE, _MAX_LUMINANCE = 0.25, 0.3, 0.85
+# Of scanpy's longest palette, colors are left out that look gray or black, or vanish on white paper.
+_LEAST_CHROMA, _LUMINANCES = 0.15, (0.05, 0.85)
 
 
 def read_colors(data: AnnData | MuData, key: str) -> dict[str, str]:
@@ -64,9 +64,8 @@ def _palette(n_colors: int) -> list[str]:
 
 
 def _is_clear(color: str) -> bool:
-    from matplotlib.colors import rgb_to_hsv, to_rgb
+    from matplotlib.colors import to_rgb
 
-    rgb = to_rgb(color)
-    _, saturation, value = rgb_to_hsv(rgb)
-    luminance = np.dot(rgb, (0.2126, 0.7152, 0.0722))
-    return bool(saturation > _LEAST_SATURATION and value > _LEAST_VALUE and luminance < _MAX_LUMINANCE)
+    rgb = np.array(to_rgb(color))
+    luminance = rgb @ (0.2126, 0.7152, 0.0722)
+    return bool(np.ptp(rgb) > _LEAST_CHROMA and _LUMINANCES[0] < luminance < _LUMINANCES[1])

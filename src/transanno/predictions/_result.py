@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from transanno._constants import (
     SETS_SUFFIX,
     UNASSIGNED_CATEGORY,
 )
+from transanno.data._colors import read_colors, write_colors
 from transanno.predictions._groups import UnknownGroups
 
 _EMPTY_SET = "(none)"
@@ -53,6 +54,8 @@ class Predictions:
     """``(n_cells,)`` bool, cells of which nothing is known, which are ``"Unassigned"``; None: no cell is"""
     z: np.ndarray | None = None
     """``(n_cells, n_latent)`` cell states"""
+    colors: Mapping[str, str] = field(default_factory=dict)
+    """color of every type in the reference's plots, if it had any"""
 
     @property
     def codes(self) -> np.ndarray:
@@ -90,7 +93,10 @@ class Predictions:
         return pd.DataFrame(self.probabilities, index=self.obs_names[self.indices], columns=self.classes.astype(str))
 
     def write(self, data: AnnData | MuData, key_added: str) -> None:
-        """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing."""
+        """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing.
+
+        Types get the colors that they had in the reference, unless the column had the same types and colors before.
+        """
         labels = pd.Categorical.from_codes(self._of_all(self.codes, -1), categories=pd.Index(self.categories))
         columns: dict[str, Any] = {key_added: labels.remove_unused_categories()}
         columns[f"{key_added}{CONFIDENCE_SUFFIX}"] = self._of_all(self.confidence, np.nan)
@@ -109,7 +115,9 @@ class Predictions:
             for suffix in (NOVELTY_SUFFIX, GROUP_SUFFIX):
                 if f"{key_added}{suffix}" in data.obs:
                     del data.obs[f"{key_added}{suffix}"]
+        colors_before = read_colors(data, key_added)
         write_obs(data, columns)
+        write_colors(data, key_added, self.colors, colors_before)
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)
         if self.groups is not None:

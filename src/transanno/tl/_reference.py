@@ -13,6 +13,7 @@ from anndata import AnnData
 from transanno._constants import UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.data._colors import read_colors
 from transanno.data._gene_ids import other_features
 from transanno.data._match_genes import match_genes
 from transanno.data._reference import WantedGenes, least_shared, read_reference
@@ -113,6 +114,7 @@ def fit_reference(
         known = allowed[allowed.isin(pretrained.genes)]
         allowed = known if len(known) >= least_shared(len(allowed), len(pretrained.genes)) else allowed
     wanted = WantedGenes(measured.astype(str), allowed, genes, n_top_genes, adds_others)
+    colors = read_colors(reference, labels_key)
     adata, shares = read_reference(reference, wanted, labels_key, batch_key, layer, name="reference")
 
     def make(adata: AnnData) -> TransAnno:
@@ -121,7 +123,7 @@ def fit_reference(
             made = TransAnno(adata)
         else:
             made = TransAnno.from_pretrained(pretrained, adata, labels_key, unlabeled_category, batch_key=batch_key)
-        made.gene_shares_ = shares
+        made.gene_shares_, made.label_colors_ = shares, colors
         return made
 
     with seeded(seed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ class TransAnnoWarning(UserWarning):
 
 @contextmanager
 def telling_once() -> Iterator[None]:
-    """Within the outermost of these contexts nothing is warned of twice."""
+    """Within the outermost of these contexts nothing is warned of twice, be it of other numbers of cells."""
     if _told.get() is not None:
         yield
         return
@@ -50,9 +51,10 @@ def warn(message: str) -> None:
     """Warn at the line of the call by which the package was entered, whatever is in between."""
     told = _told.get()
     if told is not None:
-        if message in told:
+        fact = re.sub(r"\d[\d,.]*", "#", message)
+        if fact in told:
             return
-        told.add(message)
+        told.add(fact)
     frame = entry = sys._getframe()
     while frame.f_back is not None:
         if frame.f_code.co_filename.startswith(_PACKAGE):

@@ -562,6 +562,9 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             With ``fdr`` and at least 50 cells: the group of an ``"Unknown"`` cell, if ten or more are alike, and a table of
             the groups: ``n_cells``, the type ``nearest_type`` that most of the cells would be called, the ``share_nearest`` that
             would, median ``novelty``, and ``markers``, up to five genes that are higher than in cells of that type.
+        ``uns[key_added + "_colors"]``
+            Of types that had colors in the reference, as ``sc.pl.umap(reference, color=labels_key)`` leaves them, the same,
+            and gray for the others. Colors that are there stay if the column had the same types before.
         ``obsm[key_added + "_sets"]``, ``obs[key_added + "_set"]``
             With ``sets``: bool ``(n_obs, n_labels)`` in the order of :attr:`labels`, and the same as text, ``"A|B"``.
 

@@ -34,8 +34,8 @@ def write_figures(
     )
     has_labels = False
     if labels_key in query.obs:
-        labels = query.obs[labels_key].astype(object)
-        shown.obs[labels_key] = labels.where(labels.astype(str) != unlabeled_category)
+        labels = query.obs[labels_key]
+        shown.obs[labels_key] = labels.where(labels.astype(object).astype(str) != unlabeled_category)
         has_labels = bool(shown.obs[labels_key].notna().any())
     if has_labels:
         pl.confusion_matrix(shown, labels_key, key_added, save=folder / "confusion_matrix.png")

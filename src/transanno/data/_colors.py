@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,23 @@ _LEAST_CHROMA, _LUMINANCES = 0.15, (0.05, 0.85)
 def read_colors(data: AnnData | MuData, key: str) -> dict[str, str]:
     """``uns[f"{key}_colors"]`` by the categories of ``obs[key]``; nothing if there are none, or fewer than categories."""
     colors, column = data.uns.get(f"{key}_colors"), data.obs.get(key)
-    if column is None or not isinstance(column.dtype, pd.CategoricalDtype) or np.ndim(colors) != 1:
+    if column is None or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     names = column.cat.categories.astype(str)
-    if len(colors) < len(names) or not all(isinstance(color, str) for color in colors):
+    colors = colors.tolist() if isinstance(colors, np.ndarray) else colors
+    if not isinstance(colors, list | tuple) or len(colors) < len(names):
         return {}
-    return dict(zip(names, map(str, colors), strict=False))
+    texts = [_as_text(color) for color in colors]
+    return {} if None in texts else dict(zip(names, map(str, texts), strict=False))
+
+
+def _as_text(color: Any) -> str | None:
+    """-> name of a color, also of red, green and blue; None if it is none."""
+    if isinstance(color, str):
+        return color
+    from matplotlib.colors import is_color_like, to_hex
+
+    return to_hex(color, keep_alpha=True) if is_color_like(color) else None
 
 
 def write_colors(data: AnnData | MuData, key: str, known: Mapping[str, str], before: Mapping[str, str]) -> None:

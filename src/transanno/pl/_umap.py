@@ -25,7 +25,21 @@ _MAX_BESIDE, _MAX_CHARACTERS = 20, 1000
 _ON_CELLS = {"legend_loc": "on data", "legend_fontsize": 8, "legend_fontweight": "normal", "legend_fontoutline": 2}
 # Inches: the side of a panel, of one with names on the cells, and by how much this grows with their number.
 _PANEL, _LARGE_PANEL, _PANEL_BY_TYPES, _COLOR_BAR = 4.0, (7.0, 10.0), 0.15, 0.6
-_OURS = ("adata", "basis", "color", "title", "ax", "ncols", "hspace", "wspace")
+# Arguments of scanpy.pl.embedding that are set here, and those that speak of types by their names.
+_OURS = (
+    "adata",
+    "basis",
+    "color",
+    "title",
+    "ax",
+    "ncols",
+    "hspace",
+    "wspace",
+    "projection",
+    "components",
+    "dimensions",
+)
+_BY_NAME = {"legend_loc", "groups", "palette"}
 
 
 def umap(
@@ -63,7 +77,7 @@ def umap(
     return_fig
         Return the figure.
     **kwargs
-        Arguments of :func:`scanpy.pl.embedding`, such as ``size``, ``frameon`` or ``legend_loc``.
+        Arguments of :func:`scanpy.pl.embedding`, such as ``palette``, ``size``, ``frameon`` or ``legend_loc``.
 
     Returns
     -------
@@ -72,7 +86,8 @@ def umap(
     Writes
     ------
     ``uns[labels_key + "_colors"]``, ``uns[predicted_key + "_colors"]``
-        Colors of the categories, where there are none that fit; of categorical columns, and not of a view.
+        Colors of the categories, where there are none that fit or a ``palette`` is given; of categorical columns, and not of a
+        view.
 
     Raises
     ------
@@ -101,15 +116,15 @@ def umap(
         panels = {labels_key: f"truth ({labels_key})", **panels}
     colors = _shared_colors(adata, list(panels))
     n_types = len(colors.keys() - NO_TYPE_COLORS.keys())
-    is_many, is_styled = n_types > _MAX_BESIDE, "legend_loc" in kwargs
-    is_numbered = is_many and not is_styled and sum(map(len, colors)) > _MAX_CHARACTERS
+    is_many = n_types > _MAX_BESIDE
+    is_numbered = is_many and sum(map(len, colors)) > _MAX_CHARACTERS and kwargs.keys().isdisjoint(_BY_NAME)
     names = {name: str(number) if is_numbered else name for number, name in enumerate(colors, 1)}
     # In random order, else the last type covers the others; apart from the user's object, in which scanpy makes categories.
     order = np.random.default_rng(0).permutation(adata.n_obs)
     columns: dict[str, Any] = {key: _categorical(adata.obs[key], names) for key in panels}
     columns[confidence_key] = np.asarray(adata.obs[confidence_key], dtype=float)
     shown = AnnData(
-        obs=pd.DataFrame(columns, index=adata.obs_names.astype(str)).iloc[order],
+        obs=pd.DataFrame(columns, index=np.arange(adata.n_obs).astype(str)).iloc[order],
         obsm={f"X_{basis}": xy[order]},
         uns={f"{key}_colors": list(colors.values()) for key in panels},
     )
@@ -128,14 +143,16 @@ def umap(
         show_literally([ax.title, *ax.texts, *(legend.get_texts() if (legend := ax.get_legend()) else [])])
     style = {"vmin": 0, "vmax": 1, "sort_order": False, **style}
     sc.pl.embedding(shown, basis, color=confidence_key, title="confidence", ax=axes[-1], **style)
+    if "palette" in kwargs:
+        colors = dict(zip(colors, shown.uns[f"{predicted_key}_colors"], strict=True))
     if is_numbered:
         legend_below(figure, colors)
-    elif not (is_many or is_styled):
+    elif not is_many and "legend_loc" not in kwargs:
         legend_beside(axes[-2], colors, kwargs.get("legend_fontsize"))  # one for both panels
     make_room(figure, axes)
     for ax in axes[:-1]:
         spread_names(ax)
-    _write_colors(adata, list(panels), colors)
+    _write_colors(adata, list(panels), colors, overwrite="palette" in kwargs)
     return finish(figure, axes, show=show, save=save, return_fig=return_fig)
 
 
@@ -168,10 +185,11 @@ def _shared_colors(adata: AnnData, keys: list[str]) -> dict[str, str]:
     return complete_colors(names, known)
 
 
-def _write_colors(adata: AnnData, keys: list[str], colors: dict[str, str]) -> None:
+def _write_colors(adata: AnnData, keys: list[str], colors: dict[str, str], *, overwrite: bool) -> None:
     for key in keys:
         column = adata.obs[key]
-        if isinstance(column.dtype, pd.CategoricalDtype) and not adata.is_view and not read_colors(adata, key):
+        is_new = overwrite or not read_colors(adata, key)
+        if is_new and isinstance(column.dtype, pd.CategoricalDtype) and not adata.is_view:
             names = column.cat.categories.astype(str)
             known = complete_colors(names, colors)
             adata.uns[f"{key}_colors"] = [known[name] for name in names]

@@ -24,8 +24,13 @@ def test_colors_are_those_of_the_categories(container) -> None:
     assert read_colors(adata, "type") == {"B": "red", "T": "#00ff00"}
 
 
+def test_colors_may_be_numbers() -> None:
+    for colors in ([(1.0, 0.0, 0.0), (0.0, 1.0, 0.0)], np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])):
+        assert read_colors(cells("T", "B", colors=colors), "type") == {"B": "#ff0000ff", "T": "#00ff00ff"}
+
+
 def test_what_does_not_fit_is_no_color() -> None:
-    for colors in (None, ["red"], "red", [1, 2], {"B": "red"}, np.ones((2, 2))):
+    for colors in (None, ["red"], "red", [1, 2], {"B": "red"}, np.ones((2, 2)), np.array("red")):
         assert read_colors(cells("T", "B", colors=colors), "type") == {}
     adata = cells("T", "B", colors=["red", "blue"])
     adata.obs["type"] = adata.obs["type"].astype(object)

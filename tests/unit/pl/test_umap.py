@@ -129,6 +129,11 @@ def test_arguments_of_scanpy_are_passed_on(annotated: ad.AnnData) -> None:
     )
     assert {text.get_text() for text in prediction.texts} == {"B cell", "NK cell", "T cell"}
     assert not truth.axison
+    palette = ["#000001", "#000002", "#000003", "#000004"]
+    truth, prediction, _ = pl.umap(annotated, "cell_type", palette=palette, show=False)
+    assert list(legend_of(prediction).values()) == palette
+    assert annotated.uns["cell_type_colors"] == palette[:3]
+    assert colors_in(truth) <= {*palette, to_hex("lightgray")}
     with pytest.raises(TypeError, match="color cannot be given"):
         pl.umap(annotated, color="cell_type")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import hypothesis
+import matplotlib.pyplot as plt
 import mudata
 import numpy as np
 import pandas as pd
@@ -45,6 +46,12 @@ def _start_afresh() -> None:
 def _reproducible() -> None:
     """Every test starts from one seed. Fixtures that tests share are made before this, and start afresh themselves."""
     _start_afresh()
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ __all__ = ["TransAnno", "TransAnnoPretrain", "TransAnnoWarning", "metrics", "pl"
 
 def __getattr__(name: str) -> Any:
     """Load models and subpackages on first use: `import transanno` itself is instant."""
+    if name in {"TransAnno", "TransAnnoPretrain", "models", "tl"}:
+        _load_bars()
     if name in {"TransAnno", "TransAnnoPretrain"}:
         return getattr(import_module("transanno.models"), name)
     if name == "TransAnnoWarning":
@@ -24,6 +27,13 @@ def __getattr__(name: str) -> Any:
     if name in {"metrics", "pl", "pp", "presets", "tl", "models", "nn", "jax"}:
         return import_module(f"transanno.{name}")
     raise AttributeError(f"module 'transanno' has no attribute {name!r}")
+
+
+def _load_bars() -> None:
+    """Load what scvi-tools draws progress bars with, without its advice to install something in every notebook."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import_module("tqdm.auto")
 
 
 def __dir__() -> list[str]:

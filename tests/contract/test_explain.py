@@ -109,7 +109,7 @@ def test_labels_of_too_few_cells_have_no_profile(model, reference):
     table = tl.explain(model, 0, "B cell", label="T cell", reference=few, labels_key="named")
     assert table["expression_against"].isna().all()
     assert table["expression_label"].notna().all()
-    assert pl.evidence(table).axes[1].get_xticklabels()[1].get_text() == "T cell"
+    assert pl.evidence(table, show=False)["expression"].get_xticklabels()[1].get_text() == "T cell"
 
 
 @pytest.mark.filterwarnings("ignore:.*of 53 genes:UserWarning")
@@ -155,7 +155,7 @@ class TestPicture:
         return tl.explain(model, [4, 5], "B cell", label="T cell")
 
     def test_bars_are_the_strongest_genes_from_for_to_against(self, table):
-        figure = pl.evidence(table, n_genes=13)
+        figure = pl.evidence(table, n_genes=13, return_fig=True)
         ax = figure.axes[0]
         drawn = [label.get_text() for label in ax.get_yticklabels()]
         widths = [bar.get_width() for bar in ax.patches]
@@ -166,19 +166,19 @@ class TestPicture:
 
     def test_both_sides_are_shown(self, table):
         table["evidence"] = np.where(table["evidence"] > 0, 100 + table["evidence"], table["evidence"])
-        widths = [bar.get_width() for bar in pl.evidence(table, n_genes=12).axes[0].patches]
+        widths = [bar.get_width() for bar in pl.evidence(table, n_genes=12, show=False)["evidence"].patches]
         assert sum(width < 0 for width in widths) == 3
 
     def test_absent_genes_are_hatched(self, table):
         table["absent"] = table.index == table.index[0]
-        figure = pl.evidence(table, n_genes=5)
+        figure = pl.evidence(table, n_genes=5, return_fig=True)
         drawn = [label.get_text() for label in figure.axes[0].get_yticklabels()]
         hatched = [name for name, bar in zip(drawn, figure.axes[0].patches, strict=True) if bar.get_hatch()]
         assert hatched == [table.index[0]]
         assert "expected, but absent" in [text.get_text() for text in figure.legends[0].get_texts()]
 
     def test_expression_is_in_columns(self, table):
-        heat = pl.evidence(table, n_genes=5).axes[1]
+        heat = pl.evidence(table, n_genes=5, show=False)["expression"]
         assert [label.get_text() for label in heat.get_xticklabels()] == ["2 cells", "T cell", "B cell"]
         assert np.asarray(heat.images[0].get_array()).shape == (5, 3)
 
@@ -189,7 +189,7 @@ class TestPicture:
     def test_dollars_are_no_mathematics(self, table):
         table.attrs["cells"] = "$x_1$ and $"
         table["speaks_for"] = table["speaks_for"].cat.rename_categories({"T cell": "$T_1$"})
-        figure = pl.evidence(table, n_genes=5)
+        figure = pl.evidence(table, n_genes=5, return_fig=True)
         figure.canvas.draw()
         assert "$x_1$" in figure.get_suptitle()
 

@@ -69,8 +69,8 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     labels_key = args.labels_key or model_key
     model = _predict(query, model, args, console, hidden={labels_key, model_key})
     if has_matrices_on_disk(query):
-        groups = f"{args.key_added}{GROUPS_SUFFIX}"
-        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns={groups: query.uns.get(groups)})
+        added = (f"{args.key_added}{GROUPS_SUFFIX}", f"{args.key_added}_colors")
+        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns={key: query.uns.get(key) for key in added})
     else:
         write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")

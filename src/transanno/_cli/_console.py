@@ -8,10 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
+from transanno.checks._quiet import quiet_loggers
 from transanno.checks._warn import TransAnnoWarning
-
-# Their messages are about the inside of a run, such as the number of data loading workers.
-_CHATTY_LOGGERS = ("lightning.pytorch", "lightning.fabric", "scvi")
 
 
 class Console:
@@ -58,15 +56,8 @@ class Console:
             import lightning.pytorch  # noqa: F401
             import scvi  # noqa: F401
 
-            loggers = [logging.getLogger(name) for name in _CHATTY_LOGGERS]
-            levels = [logger.level for logger in loggers]
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            try:
+            with quiet_loggers("lightning.pytorch", "lightning.fabric", "scvi", level=logging.ERROR):
                 yield
-            finally:
-                for logger, level in zip(loggers, levels, strict=True):
-                    logger.setLevel(level)
 
     def _show_warning(self, message, category, filename, lineno, file=None, line=None) -> None:
         # Libraries warn users of Python, too; only what our code raises is meant for this user.

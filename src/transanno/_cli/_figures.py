@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
@@ -20,14 +21,21 @@ def write_figures(
     query: AnnData, folder: Path, labels_key: str, key_added: str, unlabeled_category: str, console: Console
 ) -> None:
     """Annotated query -> ``umap.png`` and, if it has labels, ``confusion_matrix.png`` in the folder."""
+    matplotlib.use("agg")  # needs no display, whatever the environment names
     # Apart from the user's object, which may have neighbors and a UMAP of its own.
     shown = AnnData(
-        obs=query.obs[[key_added, f"{key_added}{CONFIDENCE_SUFFIX}"]].copy(), obsm={LATENT_KEY: query.obsm[LATENT_KEY]}
+        obs=query.obs[[key_added, f"{key_added}{CONFIDENCE_SUFFIX}"]].copy(),
+        obsm={LATENT_KEY: query.obsm[LATENT_KEY]},
+        uns={
+            key: colors
+            for key in (f"{key_added}_colors", f"{labels_key}_colors")
+            if (colors := query.uns.get(key)) is not None
+        },
     )
     has_labels = False
     if labels_key in query.obs:
-        labels = query.obs[labels_key].astype(object)
-        shown.obs[labels_key] = labels.where(labels.astype(str) != unlabeled_category)
+        labels = query.obs[labels_key]
+        shown.obs[labels_key] = labels.where(labels.astype(object).astype(str) != unlabeled_category)
         has_labels = bool(shown.obs[labels_key].notna().any())
     if has_labels:
         pl.confusion_matrix(shown, labels_key, key_added, save=folder / "confusion_matrix.png")

@@ -5,27 +5,36 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
 from transanno._cli._console import Console
+from transanno.training._progress import current_stage
 
 _N_LINES = 10
 
 
-class _Lines(Callback):
+class _Lines(ProgressBar):
     """About ten lines over all epochs."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
+
+    def enable(self) -> None:
+        pass
+
+    def disable(self) -> None:
+        pass
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         epoch, last = trainer.current_epoch + 1, trainer.max_epochs or 0
         if epoch % max(1, last // _N_LINES) == 0 or epoch == last:
-            self._console.step(f"Epoch {epoch}/{last}")
+            self._console.step(f"Epoch {epoch}/{last} ({current_stage()})")
 
 
 def progress_arguments(console: Console) -> dict[str, Any]:
     """-> arguments of ``train``."""
-    shows_bar = not console.quiet and sys.stderr.isatty()
-    callbacks = [] if console.quiet or shows_bar else [_Lines(console)]
-    return {"enable_progress_bar": shows_bar, "callbacks": callbacks}
+    if console.quiet:
+        return {"enable_progress_bar": False}
+    return {} if sys.stderr.isatty() else {"callbacks": [_Lines(console)]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from mudata import MuData
 
 from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
+from transanno.checks._warn import telling_nothing
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._check_counts import CheckedCounts, NotFiniteError
 from transanno.data._counts import Counts, MatrixCounts, in_memory, is_large
@@ -183,8 +183,7 @@ def check_query(query: AnnData, genes: Iterable[str], *, layer: str | None) -> p
             pass
         return vocabulary[~aligned.match.is_missing]
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # training and prediction warn of the same
+    with telling_nothing():  # training and prediction warn of the same
         try:
             return read_counts(query, read, layer=layer, name="query")
         except ValueError as error:

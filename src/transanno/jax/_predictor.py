@@ -80,6 +80,7 @@ class Predictor:
             exported.calibration,
             exported.novelty_space,
             exported.weights["encoder.gene_embedding"][exported.is_gene] if has_table else None,
+            exported.label_colors,
         )
 
     def __repr__(self) -> str:

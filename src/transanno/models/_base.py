@@ -22,6 +22,7 @@ from scvi.train import TrainRunner, merge_kwargs
 
 from transanno._constants import OTHER_GENES
 from transanno.checks._data import did_you_mean
+from transanno.checks._quiet import calm_libraries
 from transanno.data._batches import encode_batches
 from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_modality
 from transanno.data._counts import MatrixCounts
@@ -353,7 +354,7 @@ class TransAnnoBase(BaseModelClass):
             adata = read_saved_data(dir_path, prefix)
 
         def load(data: Any) -> Any:
-            with saved.as_trusted_folder() as folder, building(dir_path, with_data=bool(data)):
+            with saved.as_trusted_folder() as folder, building(dir_path, with_data=bool(data)), calm_libraries():
                 return super(TransAnnoBase, cls).load(
                     folder,
                     data,

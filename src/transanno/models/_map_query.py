@@ -12,6 +12,7 @@ from mudata import MuData
 from scvi.model.base import ArchesMixin
 
 from transanno.checks._data import check_choice
+from transanno.checks._quiet import calm_libraries
 from transanno.data._cells import DataSpec, align
 from transanno.data._counts import MatrixCounts
 from transanno.data._labels import as_strings
@@ -40,7 +41,7 @@ def map_query(
         _mask_unseen_labels(aligned.obs, spec, reference.labels, reference.registry["setup_args"]["unlabeled_category"])
     is_whole = isinstance(aligned.counts, MatrixCounts)
     registered = (aligned if is_whole else aligned.stand_in()).to_registrable()
-    with ignored_gene_warnings():
+    with ignored_gene_warnings(), calm_libraries():
         # Ours would call this again.
         load = ArchesMixin.load_query_data.__func__  # type: ignore[attr-defined]
         model = load(cls, registered, reference, unfrozen=True, **device)

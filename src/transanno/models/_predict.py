@@ -64,6 +64,7 @@ def judge_of(model: TransAnno) -> Judge:
         model.calibration_,
         model.novelty_space_,
         novelty_table(model),
+        model.label_colors_,
     )
 
 

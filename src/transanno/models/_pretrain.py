@@ -147,6 +147,7 @@ class TransAnnoPretrain(TransAnnoBase):
             accelerator=accelerator,
             devices=devices,
             trainer_config=trainer_config,
+            name="pretraining",
         )
         self.masking_ = plan.masking
 

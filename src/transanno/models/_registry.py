@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
+from mudata import MuData
 from scvi import REGISTRY_KEYS
 
 from transanno._constants import UNLABELED_CATEGORY
 from transanno.data._cells import DataSpec
+from transanno.data._colors import read_colors
 
 _FROM_DATAMODULE = "setup_datamodule"
 
@@ -45,6 +48,12 @@ def as_anndata_registry(registry: dict[str, Any] | None, model_name: str, *, has
         "setup_args": arguments,
         "field_registries": fields,
     }
+
+
+def label_colors(data: AnnData | MuData, spec: DataSpec) -> dict[str, str]:
+    """-> colors of the types in the registered data, as scanpy keeps them; nothing if there are none."""
+    modality = spec.obs_modalities["labels_key"] if isinstance(data, MuData) else None
+    return read_colors(data if modality is None else data.mod[modality], str(spec.labels_key))
 
 
 def spec_of(registry: dict[str, Any]) -> DataSpec:

@@ -8,15 +8,18 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS
 from scvi.dataloaders import DataSplitter
+from scvi.train import merge_kwargs
 from sklearn.metrics import mutual_info_score
 
 from transanno.checks._data import check_choice
+from transanno.checks._quiet import calm_libraries
 from transanno.checks._warn import warn
 from transanno.predictions._torch import as_tensor
 from transanno.training._epochs import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs
 from transanno.training._experts import teach_experts
 from transanno.training._minibatches import first_rows
 from transanno.training._plan import TransAnnoTrainingPlan
+from transanno.training._progress import current_stage, stage, with_bar
 from transanno.training._threads import at_most_threads
 
 if TYPE_CHECKING:
@@ -38,12 +41,12 @@ def run_training(
     max_epochs: int,
     plan_kwargs: dict[str, Any],
     trainer_kwargs: dict[str, Any],
+    trainer_config: Any,
+    name: str = "training",
     **runner_kwargs: Any,
 ) -> TransAnnoTrainingPlan:
-    """Fit the module to what the splitter loads -> the plan by which it was trained."""
-    # scvi-tools appends to the caller's list of callbacks.
-    if "callbacks" in trainer_kwargs:
-        trainer_kwargs["callbacks"] = list(trainer_kwargs["callbacks"])
+    """Fit the module to what the splitter loads -> the plan by which it was trained; ``name`` is what its bar says."""
+    trainer_kwargs = with_bar(merge_kwargs(trainer_config, trainer_kwargs, name="trainer"))
     trainer_kwargs.setdefault("gradient_clip_val", 1.0)
     # Its default, elbo_validation, holds no classification loss.
     trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
@@ -61,15 +64,15 @@ def run_training(
     # A trained model without a history, as load_query_data makes it, would not be given one.
     model.is_trained = was_trained and model.history is not None
     try:
-        runner = model._train_runner_cls(
-            model,
-            training_plan=plan,
-            data_splitter=data_splitter,
-            max_epochs=max_epochs,
-            **runner_kwargs,
-            **trainer_kwargs,
-        )
-        with at_most_threads(model.module.encoder.n_training_threads):
+        with calm_libraries(), stage(current_stage() or name), at_most_threads(model.module.encoder.n_training_threads):
+            runner = model._train_runner_cls(
+                model,
+                training_plan=plan,
+                data_splitter=data_splitter,
+                max_epochs=max_epochs,
+                **runner_kwargs,
+                **trainer_kwargs,
+            )
             runner()
     finally:
         model.is_trained = model.is_trained or was_trained

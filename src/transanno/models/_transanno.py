@@ -30,6 +30,7 @@ from transanno.models._from_pretrained import start_from_pretrained
 from transanno.models._map_query import map_query
 from transanno.models._predict import predict_cells
 from transanno.models._pretrain import TransAnnoPretrain
+from transanno.models._registry import label_colors
 from transanno.models._train import check_freeze, prepare_query, prepare_reference, run_training
 from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
@@ -75,6 +76,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     # What held-out cells of the reference taught, and where the types are; None: there were too few.
     calibration_: Calibration | None = None
     novelty_space_: NoveltySpace | None = None
+    # Color of every type in plots of the reference: what its uns[f"{labels_key}_colors"] held, if anything.
+    label_colors_: dict[str, str] = {}
     # Whether gene embeddings come from pretraining, so that training does not start them from the data; and genes that it has
     # not seen.
     was_pretrained_: bool = False
@@ -102,6 +105,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             )
         self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.query_trains_ = {"unfrozen": False, "classifier": False}
+        self._learn_colors()
 
     @property
     def labels(self) -> np.ndarray:
@@ -250,6 +254,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         prepared = prepare_query(self) if is_query else prepare_reference(self, splitter, freeze)
         if prepared is None:
             return
+        if not is_query:
+            self._learn_colors()  # scanpy may have chosen some since
         default_epochs, plan_defaults = prepared
         run_training(
             self,
@@ -276,6 +282,11 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     def _learns_labels(self) -> bool:
         """Whether training does; labels that a query happens to carry must not leak into what is then tested on them."""
         return self.n_reference_batches_ is None or any(self.query_trains_.values())
+
+    def _learn_colors(self) -> None:
+        """Remember the colors that the registered types have, if they have some."""
+        if self.adata is not None and (found := label_colors(self.adata, self._spec)):
+            self.label_colors_ = {name: color for name, color in found.items() if name in self.labels}
 
     def _label_codes(self) -> np.ndarray:
         """-> position among the types of every registered cell's label ``(n_obs,)``, -1 for cells without one."""
@@ -551,6 +562,9 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             With ``fdr`` and at least 50 cells: the group of an ``"Unknown"`` cell, if ten or more are alike, and a table of
             the groups: ``n_cells``, the type ``nearest_type`` that most of the cells would be called, the ``share_nearest`` that
             would, median ``novelty``, and ``markers``, up to five genes that are higher than in cells of that type.
+        ``uns[key_added + "_colors"]``
+            Of types that had colors in the reference, as ``sc.pl.umap(reference, color=labels_key)`` leaves them, the same,
+            and gray for the others. Colors that are there stay if the column had the same types before.
         ``obsm[key_added + "_sets"]``, ``obs[key_added + "_set"]``
             With ``sets``: bool ``(n_obs, n_labels)`` in the order of :attr:`labels`, and the same as text, ``"A|B"``.
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from transanno import metrics
 from transanno._constants import KEY_ADDED
 from transanno.checks._data import check_obs_column
-from transanno.pl._figure import new_figure, save_figure, show_literally
+from transanno.pl._figure import finish, new_figure, show_literally
 
 # Up to so many columns a cell of the matrix has room for a number; its side in inches then, and beyond.
 _MAX_ANNOTATED, _CELL, _SMALL_CELL = 25, 0.42, 0.24
@@ -26,8 +26,10 @@ def confusion_matrix(
     *,
     normalize: bool = True,
     ax: Axes | None = None,
+    show: bool | None = None,
     save: str | Path | None = None,
-) -> Figure:
+    return_fig: bool | None = None,
+) -> Figure | Axes | None:
     """Heat map of true against predicted cell types.
 
     Rows and columns go from the most to the least frequent true type, so that right predictions lie on the diagonal;
@@ -46,12 +48,17 @@ def confusion_matrix(
         Show the percentage of each row, else the number of cells.
     ax
         Where to draw. Default: axes of a new figure.
+    show
+        Show the figure now, by ``plt.show()``. Default: a notebook shows it at the end of the cell, a script when it calls
+        ``plt.show()``; nothing is shown, and the axes are returned, if ``scanpy.settings.autoshow`` is off.
     save
         File to write; the suffix is the format.
+    return_fig
+        Return the figure.
 
     Returns
     -------
-    Figure that was drawn on.
+    If ``return_fig``, the figure; if ``show=False``, the axes of the matrix; else nothing.
 
     Raises
     ------
@@ -75,6 +82,7 @@ def confusion_matrix(
     n_per_row = counts.sum(axis=1)
     shares = counts / n_per_row[:, None]
     values, maximum = (shares, 1) if normalize else (counts, counts.max())
+    is_ours = ax is None
     if ax is None:
         cell = _CELL if n_columns <= _MAX_ANNOTATED else _SMALL_CELL
         names = 0.085 * max(map(len, [*table.index, *table.columns]))
@@ -86,6 +94,7 @@ def confusion_matrix(
     # White lines between the cells of the matrix.
     ax.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    ax.grid(False)  # which sc.set_figure_params() switches on
     ax.grid(which="minor", color="white", linewidth=1)
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
@@ -110,9 +119,7 @@ def confusion_matrix(
     if normalize:
         bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0", "25", "50", "75", "100"])
     figure = ax.figure if isinstance(ax.figure, Figure) else ax.figure.figure  # the user's axes may be in a subfigure
-    if save is not None:
-        save_figure(figure, save)
-    return figure
+    return finish(figure, ax, show=show, save=save, return_fig=return_fig, is_ours=is_ours)
 
 
 def _count_pairs(adata: AnnData, labels_key: str | None, predicted_key: str) -> pd.DataFrame:

@@ -12,14 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from transanno.checks._data import check_interval
-from transanno.pl._figure import new_figure, save_figure, show_literally
+from transanno.pl._figure import finish, new_figure, show_literally
 
 _ROW, _BARS, _COLUMN = 0.24, 3.6, 0.55  # inches
 _COLORS = ("#35608f", "#c8743a")  # for the label, for the one it is compared with
 _COLUMNS = {"expression": "these", "expression_label": "label", "expression_against": "against"}
 
 
-def evidence(table: pd.DataFrame, *, n_genes: int = 20, save: str | Path | None = None) -> Figure:
+def evidence(
+    table: pd.DataFrame,
+    *,
+    n_genes: int = 20,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Figure | dict[str, Axes] | None:
     """Bars of the genes that speak for a label and for the one it is compared with, beside their expression.
 
     Bars of expected genes that the cells lack are hatched.
@@ -31,12 +38,18 @@ def evidence(table: pd.DataFrame, *, n_genes: int = 20, save: str | Path | None 
     n_genes
         Number of genes, those with the most evidence. A quarter of them is of either side, if there are as many: what
         speaks against a call is worth seeing, too.
+    show
+        Show the figure now, by ``plt.show()``. Default: a notebook shows it at the end of the cell, a script when it calls
+        ``plt.show()``; nothing is shown, and the axes are returned, if ``scanpy.settings.autoshow`` is off.
     save
         File to write; the suffix is the format.
+    return_fig
+        Return the figure.
 
     Returns
     -------
-    Figure with the bars, and mean expression in the cells and in those of both labels, as far as it is known.
+    If ``return_fig``, the figure; if ``show=False``, the axes by name: ``"evidence"``, the bars, and ``"expression"``, mean
+    expression in the cells and in those of both labels, as far as it is known; else nothing.
 
     Raises
     ------
@@ -63,6 +76,8 @@ def evidence(table: pd.DataFrame, *, n_genes: int = 20, save: str | Path | None 
     figure = new_figure(width + 0.3, _ROW * len(shown) + 1.5)
     bars, heat = figure.subplots(1, 2, sharey=True, width_ratios=[_BARS, _COLUMN * len(columns)])
     _draw_bars(bars, shown)
+    for ax in (bars, heat):
+        ax.grid(False)  # which sc.set_figure_params() switches on
     titles = {"these": _cells(table), "label": label, "against": against}
     _draw_expression(heat, shown[list(columns)].to_numpy(dtype=float), [titles[short] for short in columns.values()])
     handles = [Patch(color=color, label=f"for {name}") for color, name in zip(_COLORS, (label, against), strict=True)]
@@ -71,9 +86,8 @@ def evidence(table: pd.DataFrame, *, n_genes: int = 20, save: str | Path | None 
     legend = figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     show_literally(legend.get_texts())
     show_literally([figure.suptitle(_title(table, label, against), fontsize=10)])
-    if save is not None:
-        save_figure(figure, save)
-    return figure
+    panels = {"evidence": bars, "expression": heat}
+    return finish(figure, panels, show=show, save=save, return_fig=return_fig)
 
 
 def _strongest(table: pd.DataFrame, n_genes: int) -> pd.DataFrame:

@@ -1,12 +1,13 @@
-"""What the plots share: figures apart from pyplot's state, and saving."""
+"""What the plots share: figures of pyplot, which are saved, shown and handed back as those of scanpy are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
+from typing import TypeVar
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import matplotlib.pyplot as plt
+import scanpy as sc
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -14,21 +15,39 @@ from transanno.data._files import atomic_path
 
 _DPI = 150
 
-
-class _Figure(Figure):
-    """Figure that a notebook shows also where pyplot, which would teach it to, has drawn nothing yet."""
-
-    def _repr_png_(self) -> bytes:
-        image = BytesIO()
-        self.savefig(image, format="png", bbox_inches="tight")
-        return image.getvalue()
+_Axes = TypeVar("_Axes")
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Size in inches -> figure that needs no display and that pyplot does not know."""
-    figure = _Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    """Size in inches -> current figure of pyplot, whose parts make room for each other."""
+    return plt.figure(figsize=(width, height), layout="constrained")
+
+
+def finish(
+    figure: Figure,
+    axes: _Axes,
+    *,
+    show: bool | None,
+    save: str | Path | None,
+    return_fig: bool | None,
+    is_ours: bool = True,
+) -> Figure | _Axes | None:
+    """Save the figure, show it, and hand back what was asked for: the figure, its axes or nothing.
+
+    Unlike scanpy, ``show=None`` does not call ``plt.show()``, which would block a script, and close the figure in a notebook so
+    that ``plt.savefig`` wrote an empty one. A notebook shows what is open at the end of its cell.
+    """
+    if save is not None:
+        save_figure(figure, save)
+    if return_fig:
+        return figure
+    if not (sc.settings.autoshow if show is None else show):
+        return axes
+    if show:
+        plt.show()
+    if save is not None and is_ours and not plt.isinteractive():
+        plt.close(figure)  # files that a script writes in a loop must not pile up in memory
+    return None
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transanno.metrics import CrossValidation, Evaluation
-from transanno.pl._figure import new_figure, save_figure, show_literally
+from transanno.pl._figure import finish, new_figure, show_literally
 
 _ROW, _PANEL = 0.26, 1.75  # inches
 _SCORES = {"precision": "precision", "recall": "recall", "f1": "F1"}
@@ -25,7 +25,13 @@ _TITLE = {
 }
 
 
-def metrics(result: Evaluation | CrossValidation, *, save: str | Path | None = None) -> Figure:
+def metrics(
+    result: Evaluation | CrossValidation,
+    *,
+    show: bool | None = None,
+    save: str | Path | None = None,
+    return_fig: bool | None = None,
+) -> Figure | dict[str, Axes] | None:
     """Bars of precision, recall, F1 and number of cells of every type, with the scores over all types above.
 
     Types go from the most to the least frequent; the line in the panel of F1 is its mean over the types, the macro-F1.
@@ -36,12 +42,18 @@ def metrics(result: Evaluation | CrossValidation, *, save: str | Path | None = N
     ----------
     result
         What :func:`transanno.tl.evaluate` or :func:`transanno.tl.cross_validate` returned.
+    show
+        Show the figure now, by ``plt.show()``. Default: a notebook shows it at the end of the cell, a script when it calls
+        ``plt.show()``; nothing is shown, and the axes are returned, if ``scanpy.settings.autoshow`` is off.
     save
         File to write; the suffix is the format.
+    return_fig
+        Return the figure.
 
     Returns
     -------
-    Figure with four panels.
+    If ``return_fig``, the figure; if ``show=False``, the axes by name: ``"precision"``, ``"recall"``, ``"f1"`` and ``"cells"``;
+    else nothing.
 
     Raises
     ------
@@ -75,12 +87,12 @@ def metrics(result: Evaluation | CrossValidation, *, save: str | Path | None = N
     axes[0].set_ylim(len(table) - 0.4, -0.6)
     show_literally(axes[0].get_yticklabels())
     for ax in axes:
+        ax.grid(False)  # which sc.set_figure_params() switches on
         ax.tick_params(axis="y", length=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
     figure.suptitle(_title(result), fontsize=10)
-    if save is not None:
-        save_figure(figure, save)
-    return figure
+    panels = dict(zip((*_SCORES, "cells"), axes, strict=True))
+    return finish(figure, panels, show=show, save=save, return_fig=return_fig)
 
 
 def _annotate(ax: Axes, texts: list[str]) -> None:

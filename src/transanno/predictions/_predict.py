@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +56,8 @@ class Judge:
     """where novelty is measured"""
     table: np.ndarray | None = None
     """``(n_genes, width)`` gene embeddings that take the place of cell states there"""
+    colors: Mapping[str, str] = field(default_factory=dict)
+    """color of every type in the reference's plots, if it had any"""
 
     @property
     def axes(self) -> np.ndarray | None:
@@ -172,6 +175,7 @@ class Judge:
             sets=sets,
             is_empty=is_empty,
             z=outputs.z,
+            colors=self.colors,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from transanno._constants import (
     SETS_SUFFIX,
     UNASSIGNED_CATEGORY,
 )
+from transanno.data._colors import read_colors, write_colors
 from transanno.predictions._groups import UnknownGroups
 
 _SUFFIXES = (NOVELTY_SUFFIX, GROUP_SUFFIX, SET_SUFFIX)
@@ -54,6 +55,8 @@ class Predictions:
     """``(n_cells,)`` bool, cells of which nothing is known, which are ``"Unassigned"``; None: no cell is"""
     z: np.ndarray | None = None
     """``(n_cells, n_latent)`` cell states"""
+    colors: Mapping[str, str] = field(default_factory=dict)
+    """color of every type in the reference's plots, if it had any"""
 
     @property
     def codes(self) -> np.ndarray:
@@ -91,7 +94,10 @@ class Predictions:
         return pd.DataFrame(self.probabilities, index=self.obs_names[self.indices], columns=self.classes.astype(str))
 
     def write(self, data: AnnData | MuData, key_added: str) -> None:
-        """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing."""
+        """Write ``obs[key_added]`` (categorical), its confidence, and what else there is; cells not predicted are missing.
+
+        Types get the colors that they had in the reference, unless the column had the same types and colors before.
+        """
         labels = pd.Categorical.from_codes(self._of_all(self.codes, -1), categories=pd.Index(self.categories))
         columns: dict[str, Any] = {key_added: labels.remove_unused_categories()}
         columns[f"{key_added}{CONFIDENCE_SUFFIX}"] = self._of_all(self.confidence, np.nan)
@@ -105,7 +111,9 @@ class Predictions:
         if self.sets is not None:
             texts = ["|".join(self.classes[row].astype(str)) or _EMPTY_SET for row in self.sets]
             columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
+        colors_before = read_colors(data, key_added)
         write_obs(data, columns)
+        write_colors(data, key_added, self.colors, colors_before)
         _forget(data, key_added, [suffix for suffix in _SUFFIXES if f"{key_added}{suffix}" not in columns])
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)

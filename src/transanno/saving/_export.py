@@ -56,6 +56,8 @@ class ExportedModel:
     """where novelty is measured"""
     cells_per_pass: dict[str, int]
     """cells whose ``"outputs"`` or ``"gradients"`` are computed at once"""
+    label_colors: dict[str, str]
+    """color of every type in plots of the reference, if it had any"""
 
     @property
     def is_gene(self) -> np.ndarray:
@@ -86,6 +88,7 @@ def export_model(model: Any) -> ExportedModel:
         model.calibration_,
         model.novelty_space_,
         {"outputs": module.encoder.inference_batch_size, "gradients": module.encoder.gradient_batch_size},
+        model.label_colors_,
     )
 
 
@@ -109,6 +112,7 @@ def write_export(exported: ExportedModel, folder: str | Path, *, overwrite: bool
         "cells_per_pass": exported.cells_per_pass,
         "data": {**spec, "vocabulary": exported.spec.vocabulary.tolist()},
         "labels": to_plain(exported.labels),
+        "label_colors": exported.label_colors,
         "batches": exported.batches,
         "gene_shares": exported.gene_shares,
         "calibration": exported.calibration,
@@ -167,6 +171,7 @@ def read_export(folder: str | Path) -> ExportedModel:
             content["calibration"],
             content["novelty_space"],
             dict(content["cells_per_pass"]),
+            dict(content.get("label_colors", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
         raise _damaged(folder, error) from error

@@ -7,7 +7,6 @@ docs/decisions/ says why the format is as it is.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import tempfile
 import warnings
@@ -24,6 +23,7 @@ import torch
 from anndata import AnnData
 from mudata import MuData
 
+from transanno.checks._quiet import quiet_loggers
 from transanno.data._files import MODEL_FILE, read_h5ad
 from transanno.saving._plain import from_json, to_json, to_plain
 
@@ -55,7 +55,7 @@ class SavedModel:
     @contextmanager
     def as_trusted_folder(self) -> Iterator[str]:
         """-> temporary folder from which scvi-tools, which unpickles, can load the model."""
-        with tempfile.TemporaryDirectory(prefix="transanno-") as folder, _quiet_scvi():
+        with tempfile.TemporaryDirectory(prefix="transanno-") as folder, quiet_loggers("scvi"):
             parts = (self.weights, self.var_names, self.attributes)
             torch.save(dict(zip(_PARTS, parts, strict=True)), Path(folder) / MODEL_FILE)
             yield folder
@@ -173,18 +173,6 @@ def building(dir_path: str | Path, *, with_data: bool) -> Iterator[None]:
             f"The parts of the model in {dir_path} do not fit each other ({type(error).__name__}: {found[:300]}). The file is "
             "damaged or was edited: fetch a complete copy of it."
         ) from error
-
-
-@contextmanager
-def _quiet_scvi() -> Iterator[None]:
-    """Without scvi-tools' message that it need not download our temporary file."""
-    scvi_logger = logging.getLogger("scvi")
-    level = scvi_logger.level
-    scvi_logger.setLevel(max(level, logging.WARNING))
-    try:
-        yield
-    finally:
-        scvi_logger.setLevel(level)
 
 
 def load_restricted(path: Path) -> Any:

@@ -10,6 +10,7 @@ from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
+from transanno.checks._warn import telling_once
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.predictions._predict import Asked
 from transanno.tl._map import fit_for_query, map_and_predict
@@ -39,7 +40,7 @@ def annotate(
     Parameters
     ----------
     query
-        Cells with raw counts. Only ``obs`` and ``obsm`` are written to. Counts are restored from normalized or logged
+        Cells with raw counts. Only ``obs``, ``obsm`` and ``uns`` are written to. Counts are restored from normalized or logged
         values, and genes found under other names, where that is certain; see :func:`transanno.pp.check`.
     reference
         Labeled cells with raw counts, or values that they can be restored from; not changed. Give either this or
@@ -87,6 +88,9 @@ def annotate(
         Probability of the most probable type in [0, 1].
     ``query.obs[key_added + "_novelty"]``, ``query.obs[key_added + "_group"]``, ``query.uns[key_added + "_groups"]``
         With ``fdr``: how much a cell is unlike the reference, and groups of ``"Unknown"`` cells with their markers.
+    ``query.uns[key_added + "_colors"]``
+        Of types that have colors in ``reference.uns[labels_key + "_colors"]``, the same; see
+        :meth:`transanno.TransAnno.predict`.
     ``query.obsm["X_transanno"]``
         Cell states ``(n_obs, n_latent)``, for neighbors and UMAP.
 
@@ -112,29 +116,30 @@ def annotate(
         raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
     check_annotation(query, key_added=key_added, seed=seed, refine=refine, accelerator=accelerator, layer=layer)
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
-    if model is None:
-        check_adata(reference, name="reference")
-        assert reference is not None
-        if labels_key is None:
-            raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-        model, layer = fit_for_query(
-            query,
-            reference,
-            labels_key,
-            layer=layer,
-            unlabeled_category=unlabeled_category,
-            asked=asked,
-            batch_key=batch_key,
-            n_top_genes=n_top_genes,
-            pretrained=pretrained,
-            seed=seed,
-            accelerator=accelerator,
-            **train_kwargs,
-        )
-    elif train_kwargs or pretrained is not None:
-        unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
-        raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
-    query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
+    with telling_once():
+        if model is None:
+            check_adata(reference, name="reference")
+            assert reference is not None
+            if labels_key is None:
+                raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
+            model, layer = fit_for_query(
+                query,
+                reference,
+                labels_key,
+                layer=layer,
+                unlabeled_category=unlabeled_category,
+                asked=asked,
+                batch_key=batch_key,
+                n_top_genes=n_top_genes,
+                pretrained=pretrained,
+                seed=seed,
+                accelerator=accelerator,
+                **train_kwargs,
+            )
+        elif train_kwargs or pretrained is not None:
+            unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
+            raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
+        query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
     predictions.write(query, key_added)
     query.obsm[LATENT_KEY] = predictions.z
     return query_model

@@ -11,7 +11,7 @@ from anndata import AnnData
 from scvi.utils import track
 
 from transanno._constants import CONFIDENCE_SUFFIX, UNLABELED_CATEGORY
-from transanno.checks._warn import warn
+from transanno.checks._warn import telling_once, warn
 from transanno.metrics import CrossValidation
 from transanno.metrics._evaluate import score_cells
 from transanno.metrics._table import format_examples
@@ -139,31 +139,32 @@ def cross_validate(
     )
     found = found.astype({"fold": object, "predicted": object})
     evaluations = {}
-    for fold in track(folds, description="Cross-validation", disable=not progress):
-        predictions = _predict_held_out(
-            data.cells[fold.train].copy(),
-            data.cells[fold.test].copy(),
-            labels_key,
-            Asked(refine=refine, unassigned_threshold=unassigned_threshold),
-            seed=seed,
-            batch_key=batch_key,
-            unlabeled_category=unlabeled_category,
-            n_top_genes=n_top_genes,
-            pretrained=pretrained,
-            **{"enable_progress_bar": False, "calibrate": False, **train_kwargs},
-        )
-        is_unseen = ~np.isin(truth[fold.test], truth[fold.train])
-        found.loc[fold.test, "fold"] = fold.name
-        found.loc[fold.test, "predicted"] = predictions.labels
-        found.loc[fold.test, "confidence"] = predictions.confidence
-        found.loc[fold.test, "is_unseen"] = is_unseen
-        evaluations[fold.name] = score_cells(
-            truth[fold.test],
-            predictions.labels.astype(object),
-            is_unseen=is_unseen,
-            has_unassigned=unassigned_threshold is not None,
-            probabilities=predictions.to_frame(),
-        )
+    with telling_once():  # rather than in every fold
+        for fold in track(folds, description="Cross-validation", disable=not progress):
+            predictions = _predict_held_out(
+                data.cells[fold.train].copy(),
+                data.cells[fold.test].copy(),
+                labels_key,
+                Asked(refine=refine, unassigned_threshold=unassigned_threshold),
+                seed=seed,
+                batch_key=batch_key,
+                unlabeled_category=unlabeled_category,
+                n_top_genes=n_top_genes,
+                pretrained=pretrained,
+                **{"enable_progress_bar": False, "calibrate": False, **train_kwargs},
+            )
+            is_unseen = ~np.isin(truth[fold.test], truth[fold.train])
+            found.loc[fold.test, "fold"] = fold.name
+            found.loc[fold.test, "predicted"] = predictions.labels
+            found.loc[fold.test, "confidence"] = predictions.confidence
+            found.loc[fold.test, "is_unseen"] = is_unseen
+            evaluations[fold.name] = score_cells(
+                truth[fold.test],
+                predictions.labels.astype(object),
+                is_unseen=is_unseen,
+                has_unassigned=unassigned_threshold is not None,
+                probabilities=predictions.to_frame(),
+            )
     pooled = score_cells(
         truth,
         found["predicted"].to_numpy(),

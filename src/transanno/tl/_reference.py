@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from anndata import AnnData
 from transanno._constants import UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_seed, check_whole_number, one_column
 from transanno.checks._data import check_layer, check_not_empty, check_obs_column, check_unique_genes
+from transanno.checks._warn import telling_nothing
+from transanno.data._colors import read_colors
 from transanno.data._gene_ids import other_features
 from transanno.data._match_genes import match_genes
 from transanno.data._reference import WantedGenes, least_shared, read_reference
@@ -20,7 +21,8 @@ from transanno.data._reference_names import named_as_query
 from transanno.data._shared_genes import floor_for_reference, warn_of_few_shared
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
-from transanno.tl._twin import calibrate_by_twin
+from transanno.tl._twin import calibrate_by_twin, can_have_twin
+from transanno.training._progress import stage
 from transanno.training._seed import seeded
 
 
@@ -99,9 +101,8 @@ def fit_reference(
         reference = named_as_query(reference, pd.DataFrame(index=pd.Index(query_genes)))
     measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
     if query_genes is not None:
-        with warnings.catch_warnings():
-            # Genes that the query lacks are not used here, and mapping the query reports on those that are.
-            warnings.simplefilter("ignore", UserWarning)
+        # Genes that the query lacks are not used here, and mapping the query reports on those that are.
+        with telling_nothing():
             match = match_genes(query_genes, measured, name="query", min_shared=floor_for_reference(len(measured)))
         warn_of_few_shared(match.n_shared, len(measured))
         measured = measured[~match.is_missing]
@@ -113,6 +114,7 @@ def fit_reference(
         known = allowed[allowed.isin(pretrained.genes)]
         allowed = known if len(known) >= least_shared(len(allowed), len(pretrained.genes)) else allowed
     wanted = WantedGenes(measured.astype(str), allowed, genes, n_top_genes, adds_others)
+    colors = read_colors(reference, labels_key)
     adata, shares = read_reference(reference, wanted, labels_key, batch_key, layer, name="reference")
 
     def make(adata: AnnData) -> TransAnno:
@@ -121,14 +123,17 @@ def fit_reference(
             made = TransAnno(adata)
         else:
             made = TransAnno.from_pretrained(pretrained, adata, labels_key, unlabeled_category, batch_key=batch_key)
-        made.gene_shares_ = shares
+        made.gene_shares_, made.label_colors_ = shares, colors
         return made
 
     with seeded(seed):
         model = make(adata)
         # Validation cells would be lost to training, and only early stopping looks at them.
         defaults = {} if train_kwargs.get("early_stopping") else {"train_size": 1.0}
-        model.train(max_epochs=max_epochs, **(defaults | train_kwargs))
+        arguments = defaults | train_kwargs
+        is_first = calibrate and arguments.get("train_size") == 1.0 and can_have_twin(model)
+        with stage("training 1/2" if is_first else "training"):
+            model.train(max_epochs=max_epochs, **arguments)
     if calibrate and model.calibration_ is None:
         calibrate_by_twin(model, make, seed=seed, max_epochs=max_epochs, **train_kwargs)
     return model

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from lightning.pytorch.callbacks import ProgressBar
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from transanno._constants import JUDGED_KEY
+from transanno.checks._warn import telling_nothing
 from transanno.models import TransAnno
 from transanno.models._calibrate import calibrate, fit_novelty_space
 from transanno.predictions._calibration import MIN_HELD_OUT
+from transanno.training._progress import stage
 from transanno.training._seed import seeded
 
 # Share of the cells that are held out, and how many at most where whole batches are.
@@ -36,18 +38,25 @@ def calibrate_by_twin(
         return
     training = np.setdiff1d(np.arange(len(batch)), held_out)
     kept = {name: value for name, value in train_kwargs.items() if name not in _ONLY_ONCE}
+    bars = [callback for callback in train_kwargs.get("callbacks") or [] if isinstance(callback, ProgressBar)]
     kept["datasplitter_kwargs"] = {**(kept.get("datasplitter_kwargs") or {}), "external_indexing": [training, held_out]}
-    with warnings.catch_warnings(), seeded(seed):
-        warnings.simplefilter("ignore", UserWarning)  # the model itself has warned of the same
+    with telling_nothing(), seeded(seed):  # the model itself has warned of the same
         # The same matrix: it is read only.
         twin = make(
             AnnData(model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy(), uns={JUDGED_KEY: True})
         )
-        twin.train(**kept)
+        with stage("calibration 2/2"):
+            twin.train(callbacks=bars, **kept)
     model.calibration_ = twin.calibration_
     if twin.calibration_ is not None:
         fit_novelty_space(model, np.arange(len(batch)))
     twin.deregister_manager(twin.adata)  # scvi-tools would keep its cells in memory
+
+
+def can_have_twin(model: TransAnno) -> bool:
+    """Whether there are enough cells to leave some out."""
+    batch = model._registered_cells().batch
+    return len(choose_held_out(model._label_codes(), batch, np.random.default_rng(0))) >= MIN_HELD_OUT
 
 
 def choose_held_out(codes: np.ndarray, batch: np.ndarray, rng: np.random.Generator) -> np.ndarray:

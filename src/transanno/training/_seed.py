@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 import numpy as np
 import scvi
 import torch
+
+from transanno.checks._quiet import quiet_loggers
 
 # scvi-tools adds an option of JAX to it at every seed that it is given, until programs can no longer be started.
 _FLAGS = "XLA_FLAGS"
@@ -27,19 +28,17 @@ def seeded(seed: int | None) -> Iterator[None]:
         return
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     previous, flags = scvi.settings.seed, os.environ.get(_FLAGS)
-    lightning = logging.getLogger("lightning.fabric.utilities.seed")  # reports every seed it sets
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)
     try:
-        scvi.settings.seed = seed
+        with quiet_loggers("lightning.fabric"):  # which reports every seed that is set
+            scvi.settings.seed = seed
         yield
     finally:
-        scvi.settings.seed = previous
+        with quiet_loggers("lightning.fabric"):
+            scvi.settings.seed = previous
         if flags is None:
             os.environ.pop(_FLAGS, None)
         else:
             os.environ[_FLAGS] = flags
-        lightning.setLevel(level)
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.random.set_rng_state(states[2])

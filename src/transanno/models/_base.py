@@ -32,6 +32,7 @@ from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
 from transanno.predictions._torch import TorchBackend, center_of
 from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
+from transanno.saving._names import folder_of
 from transanno.saving._save import card_of, write_beside
 from transanno.training._minibatches import Minibatch
 from transanno.training._module import TransAnnoModule
@@ -415,12 +416,12 @@ _Model = TypeVar("_Model", bound=TransAnnoBase)
 
 
 def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) -> _Model:
-    """A trained model or the folder of one -> the model."""
+    """A trained model, or the folder or name of one -> the model."""
     if isinstance(model, str | Path):
-        model = cls.load(model, False)
+        model = cls.load(folder_of(model), False)
     if not isinstance(model, cls):
         raise TypeError(
-            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model or the folder it was saved in."
+            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model, the folder it was saved in, or its name."
         )
     if not model.is_trained:
         raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
@@ -21,6 +21,7 @@ from transanno.checks._arguments import check_training, one_column
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.evidence._explained import check_explanation
+from transanno.metrics import Evaluation
 from transanno.models._base import TransAnnoBase, as_model, plan_arguments
 from transanno.models._calibrate import calibrate
 from transanno.models._explain import attribute_groups
@@ -30,12 +31,14 @@ from transanno.models._from_pretrained import start_from_pretrained
 from transanno.models._map_query import map_query
 from transanno.models._predict import predict_cells
 from transanno.models._pretrain import TransAnnoPretrain
+from transanno.models._share import push, write_for_hub
 from transanno.models._train import check_freeze, prepare_query, prepare_reference, run_training
 from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._predict import Asked
 from transanno.saving._export import export_model, write_export
+from transanno.saving._names import folder_of
 from transanno.training._health import warn_if_collapsed
 from transanno.training._minibatches import Minibatch
 from transanno.training._splitter import AnnotationDataSplitter
@@ -75,6 +78,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     # What held-out cells of the reference taught, and where the types are; None: there were too few.
     calibration_: Calibration | None = None
     novelty_space_: NoveltySpace | None = None
+    # Number of labeled cells of every type that the model was trained on; None where they came from a data module.
+    label_counts_: dict[str, int] | None = None
     # Whether gene embeddings come from pretraining, so that training does not start them from the data; and genes that it has
     # not seen.
     was_pretrained_: bool = False
@@ -117,6 +122,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             **super()._card(),
             "calibration": None if found is None else {key: getattr(found, key) for key in shown},
             "cell_types": self.labels.tolist(),
+            "n_cells_per_type": self.label_counts_,
             **{key: setup[key] for key in ("labels_key", "unlabeled_category")},
         }
 
@@ -148,6 +154,145 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         """
         self._check_if_trained(warn=False)
         write_export(export_model(self), dir_path, overwrite=overwrite)
+
+    # -- sharing -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Load a shared model without its data: from the Hugging Face Hub, a folder, or by a name.
+
+        Wherever a trained model is asked for, as in :func:`transanno.tl.annotate` or :meth:`load_query_data`, its name can be
+        given, too. Nothing in the files is executed, and they are compared with their checksums.
+
+        Parameters
+        ----------
+        repo_or_folder
+            A folder; or a name that a registry of models has, such as ``"blood"``, which comes with the package; or a
+            repository of the Hub, ``"organization/name"``, which is downloaded once (needs the extra ``hub``). The user guide
+            says how to write a registry.
+        revision
+            Branch, tag or commit of the repository. Default: the newest.
+        accelerator, device
+            Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Returns
+        -------
+        Trained model.
+
+        Raises
+        ------
+        ValueError
+            If there is no such model, which lists where it was looked for; if it cannot be downloaded; or if a file is damaged, changed, or
+            holds more than data.
+        ImportError
+            If it has to be downloaded and huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model = transanno.TransAnno.from_hub("blood")
+        >>> model.predict(query)
+        """
+        return cls.load(folder_of(repo_or_folder, revision), False, accelerator=accelerator, device=device)
+
+    def save_for_hub(
+        self,
+        dir_path: str | Path,
+        *,
+        license: str,
+        description: str,
+        name: str | None = None,
+        evaluation: Mapping[str, Evaluation] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Save the model with a card and checksums, as :meth:`push_to_hub` uploads it; needs the extra ``hub``.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write, for a registry, a colleague or the Hub.
+        license
+            Identifier of the license that the model, and so the data, may be used under: ``"cc-by-4.0"``, ``"mit"``, …
+        description
+            What the cells are: species, tissue, platform, study, and where they can be had. Markdown.
+        name
+            What the card calls the model. Default: the name of the folder.
+        evaluation
+            Scores on data that the model was not trained on, by the name of the data, see :func:`transanno.tl.evaluate`. The card says
+            what is given here and what the model stores, and no other number.
+        overwrite
+            Replace a model in the folder.
+
+        Raises
+        ------
+        ValueError
+            If an argument is missing or cannot be understood, or the folder exists, unless ``overwrite`` is given.
+        ImportError
+            If huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model.save_for_hub("shared/", license="cc-by-4.0", description="Human blood, 10x v3, of two donors.")
+        >>> model = transanno.TransAnno.from_hub("shared/")
+        """
+        folder = Path(dir_path)
+        about: Any = {"license": license, "description": description, "evaluation": evaluation}
+        write_for_hub(self, folder, name=name or folder.resolve().name, overwrite=overwrite, **about)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        description: str,
+        evaluation: Mapping[str, Evaluation] | None = None,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Model by transanno",
+    ) -> str:
+        """Share the model on the Hugging Face Hub, with a card and checksums; needs the extra ``hub``.
+
+        Weights, genes and what is in the card are uploaded, and no cell. Others load it by :meth:`from_hub`, and
+        ``scvi.hub.HubModel`` reads it, too.
+
+        Parameters
+        ----------
+        repo_id
+            ``"organization/name"``; made if there is none.
+        license, description, evaluation
+            See :meth:`save_for_hub`.
+        private
+            Make a private repository.
+        token
+            Of an account that may write to it. Default: that of ``hf auth login``.
+        commit_message
+            Of the commit.
+
+        Returns
+        -------
+        Address of the commit.
+
+        Raises
+        ------
+        ValueError
+            If an argument cannot be understood, or the Hub cannot be reached or refuses.
+        ImportError
+            If huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model.push_to_hub(
+        ...     "organization/blood", license="cc-by-4.0", description="Human blood, 10x v3, of two donors."
+        ... )
+        """
+        about: Any = {"license": license, "description": description, "evaluation": evaluation}
+        return push(self, repo_id, private=private, token=token, commit_message=commit_message, **about)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -265,10 +410,15 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         if self._learns_labels:
             self.calibration_ = self.novelty_space_ = None  # they were those of other weights
         if datamodule is None and not is_query:
-            cells = self._registered_cells()
-            warn_if_collapsed(
-                self._label_codes(), self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1)
+            cells, codes = self._registered_cells(), self._label_codes()
+            self.label_counts_ = dict(
+                zip(
+                    self.labels.tolist(),
+                    np.bincount(codes[codes >= 0], minlength=len(self.labels)).tolist(),
+                    strict=True,
+                )
             )
+            warn_if_collapsed(codes, self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1))
             if len(splitter.val_idx):
                 calibrate(self, splitter.train_idx, splitter.val_idx)
 

@@ -27,6 +27,7 @@ from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_mo
 from transanno.data._counts import MatrixCounts
 from transanno.data._match_genes import missing_genes
 from transanno.data._positions import as_positions
+from transanno.models._from_scanvi import refuse_unknown_arguments
 from transanno.models._registry import as_anndata_registry, spec_of
 from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
@@ -229,6 +230,7 @@ class TransAnnoBase(BaseModelClass):
         *,
         batch_size: int | None = None,
         dataloader: Iterable[Minibatch] | None = None,
+        **kwargs: Any,
     ) -> np.ndarray:
         """Cell states, for neighbors, UMAP or clustering.
 
@@ -244,11 +246,14 @@ class TransAnnoBase(BaseModelClass):
             Cells in a minibatch.
         dataloader
             Minibatches as dictionaries of tensors, instead of ``adata``.
+        **kwargs
+            Arguments of scVI's and scANVI's method that have no effect here, such as ``mc_samples``, with a warning.
 
         Returns
         -------
         Cell states ``(n_cells, n_latent)``, in the order of ``indices``.
         """
+        refuse_unknown_arguments(self.get_latent_representation, kwargs)
         self._check_if_trained()
         if dataloader is not None:
             return self._run_minibatches(dataloader).z

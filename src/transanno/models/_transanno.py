@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, NoReturn, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from transanno.models._explain import attribute_groups
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._from_original import classifier_of
 from transanno.models._from_pretrained import start_from_pretrained
+from transanno.models._from_scanvi import drop_scanvi_arguments, refuse_scvi_model, refuse_unknown_arguments
 from transanno.models._map_query import map_query
 from transanno.models._predict import predict_cells
 from transanno.models._pretrain import TransAnnoPretrain
@@ -105,7 +106,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                 f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
                 "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
             )
-        self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
+        own: Any = drop_scanvi_arguments("__init__", architecture)
+        self._build_module(own, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.query_trains_ = {"unfrozen": False, "classifier": False}
 
     @property
@@ -366,6 +368,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
+        trainer_kwargs = drop_scanvi_arguments("train", trainer_kwargs)
         check_freeze(self, freeze)
         check_training(
             max_epochs=max_epochs,
@@ -526,6 +529,22 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         """
         return classifier_of(cls, path, genes, labels, labels_key, unlabeled_category)
 
+    @classmethod
+    def from_scvi_model(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not for these models: their encoder is not that of scVI.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Those of scANVI's method.
+
+        Raises
+        ------
+        TypeError
+            Always; it says what to call.
+        """
+        refuse_scvi_model(cls.__name__)
+
     # -- query mapping -------------------------------------------------------------------------------------------
 
     @classmethod
@@ -541,6 +560,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         *,
         layer: str | None = None,
         unseen_labels: Literal["error", "mask"] = "error",
+        **kwargs: Any,
     ) -> Self:
         """Carry a trained model to a query, without the reference's data :cite:p:`Lotfollahi21`.
 
@@ -571,6 +591,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         unseen_labels
             What to do with labels that the reference does not have: ``"error"``, or ``"mask"`` to treat these cells
             as unlabeled.
+        **kwargs
+            Arguments of scANVI's method that have no effect here, such as ``freeze_dropout``, with a warning.
 
         Returns
         -------
@@ -581,6 +603,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
         """
+        refuse_unknown_arguments(cls.load_query_data, kwargs)
         given = {"accelerator": accelerator, "device": device}
         model, reference = map_query(cls, adata, reference_model, layer=layer, unseen_labels=unseen_labels, **given)
         model.n_reference_batches_ = reference.module.batch_embedding.num_embeddings
@@ -640,6 +663,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         keep_known: bool = False,
         key_added: str | None = KEY_ADDED,
         dataloader: Iterable[Minibatch] | None = None,
+        **kwargs: Any,
     ) -> np.ndarray | pd.DataFrame:
         """Predict cell types, and write them into ``obs`` of the data.
 
@@ -681,6 +705,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Column of ``obs`` to write; ``None`` writes nothing.
         dataloader
             Minibatches as dictionaries of tensors, instead of ``adata``; nothing is written.
+        **kwargs
+            Arguments of scANVI's method that have no effect here, such as ``use_posterior_mean``, with a warning.
 
         Returns
         -------
@@ -716,6 +742,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         TransAnnoWarning
             If cells have no counts, or ``fdr`` is outside of what was measured or asked for fewer than 50 cells.
         """
+        refuse_unknown_arguments(self.predict, kwargs)
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
         predictions, target = predict_cells(self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader)
         if key_added is not None and target is not None:
@@ -813,6 +840,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        kwargs = drop_scanvi_arguments("setup_anndata", kwargs)
         check_no_other_keys(kwargs)
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())

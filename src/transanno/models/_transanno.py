@@ -414,13 +414,9 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             self.calibration_ = self.novelty_space_ = None  # they were those of other weights
         if datamodule is None and not is_query:
             cells, codes = self._registered_cells(), self._label_codes()
-            self.label_counts_ = dict(
-                zip(
-                    self.labels.tolist(),
-                    np.bincount(codes[codes >= 0], minlength=len(self.labels)).tolist(),
-                    strict=True,
-                )
-            )
+            trained = codes[splitter.train_idx]
+            counts = np.bincount(trained[trained >= 0], minlength=len(self.labels))
+            self.label_counts_ = dict(zip(self.labels.tolist(), counts.tolist(), strict=True))
             warn_if_collapsed(codes, self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1))
             if len(splitter.val_idx):
                 calibrate(self, splitter.train_idx, splitter.val_idx)
@@ -577,7 +573,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`. A large one on disk
             stays there: it can be predicted, but not trained on or saved with the model.
         reference_model
-            Trained model, or the folder that it was saved in.
+            Trained model, or the folder or name of one, see :meth:`from_hub`.
         inplace_subset_query_vars
             For compatibility with scvi-tools; has no effect, since genes are matched without touching the query.
         accelerator, device

@@ -184,6 +184,11 @@ class TestHub:
         with pytest.raises(ValueError, match="holds no SHA256SUMS.*push_to_hub"):
             TransAnno.from_hub(REPO)
 
+    def test_model_that_is_saved_over_a_shared_one_is_not_taken_for_damaged(self, shared, model):
+        model.label_counts_ = None
+        model.save(shared, overwrite=True)
+        assert TransAnno.from_hub(shared, accelerator="cpu").label_counts_ is None
+
     def test_pickle_is_refused_whatever_its_checksum(self, local_hub, shared, model):
         import torch
 

@@ -43,6 +43,7 @@ def folder_of(name: str | Path, revision: str | None = None) -> Path:
     # A Path and a text are looked up alike: argparse, and users, make a Path of either.
     text = Path(name).as_posix()
     if folder.exists():
+        _check_no_revision(revision, f"the folder {folder}")
         if (folder / CHECKSUMS_FILE).is_file():
             check_checksums(folder, source=str(folder))
         return folder
@@ -95,10 +96,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
 
 def _registered(entry: dict[str, str], source: str, registry: Path, revision: str | None) -> Path:
     """Entry of a registry -> folder of its model."""
-    if revision is not None:
-        raise ValueError(
-            f"revision={revision!r} is for repositories of the Hugging Face Hub, and {source} has its own. Leave it out."
-        )
+    _check_no_revision(revision, source)
     if "folder" in entry:
         folder = registry.parent / Path(entry["folder"]).expanduser()
     else:
@@ -108,3 +106,10 @@ def _registered(entry: dict[str, str], source: str, registry: Path, revision: st
     if "sha256" in entry:
         check_sha256(folder / MODEL_FILE, entry["sha256"], source=source)
     return folder
+
+
+def _check_no_revision(revision: str | None, source: str) -> None:
+    if revision is not None:
+        raise ValueError(
+            f"revision={revision!r} is for the name of a repository of the Hugging Face Hub, and not for {source}. Leave it out."
+        )

@@ -42,6 +42,8 @@ def test_folder_comes_before_a_name(model, monkeypatch):
     monkeypatch.chdir(model.parent)
     model.rename("blood")
     assert folder_of("blood") == Path("blood")
+    with pytest.raises(ValueError, match="revision='v1' is for the name of a repository.*not for the folder blood"):
+        folder_of("blood", "v1")
 
 
 def test_registry_that_the_variable_names(model, tmp_path, monkeypatch):
@@ -74,7 +76,7 @@ def test_repository_of_a_registry(model, tmp_path, monkeypatch):
     monkeypatch.setenv("TRANSANNO_MODELS", str(register(tmp_path / "mine.toml", text)))
     assert folder_of("breath") == model
     assert asked == [("organization/lung", "v1")]
-    with pytest.raises(ValueError, match="revision='v2' is for repositories"):
+    with pytest.raises(ValueError, match="revision='v2' is for the name of a repository"):
         folder_of("breath", "v2")
 
 

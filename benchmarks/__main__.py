@@ -19,6 +19,7 @@ BENCHMARKS = {
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
     "trust": "unknown cells, label sets and calibration across studies, and the limits that the package ships",
+    "models": "three models to share, trained, judged on other studies and described; one of them ships with the package",
     "adaptation": "training on the unlabeled query: predictions before and after",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -303,3 +304,31 @@ def changed() -> Callable[[dict[str, Any], ad.AnnData], set[str]]:
         }
 
     return compare
+
+
+@pytest.fixture
+def local_hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder that stands for the Hugging Face Hub: ``organization/name`` is a folder in it."""
+    package = pytest.importorskip("huggingface_hub", reason="huggingface_hub, the extra 'hub', is not installed")
+    hub = tmp_path_factory.mktemp("hub")
+
+    def create_repo(api: Any, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        (hub / repo_id).mkdir(parents=True, exist_ok=exist_ok)
+
+    def upload_folder(api: Any, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+        shutil.copytree(folder_path, hub / repo_id, dirs_exist_ok=True)
+        return f"https://huggingface.co/{repo_id}/commit/1"
+
+    def snapshot_download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        if not (hub / repo_id).is_dir():
+            raise package.errors.LocalEntryNotFoundError("no network in tests")
+        folder = tmp_path_factory.mktemp("download")
+        for name in allow_patterns:
+            if (hub / repo_id / name).is_file():
+                shutil.copy(hub / repo_id / name, folder)
+        return str(folder)
+
+    monkeypatch.setattr(package.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(package.HfApi, "upload_folder", upload_folder)
+    monkeypatch.setattr(package, "snapshot_download", snapshot_download)
+    return hub

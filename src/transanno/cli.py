@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _command(args.command)(args, console)
     except BrokenPipeError:  # the reader of our output is gone, as in `transanno … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at its end
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         return _complain(error, debug=args.debug)
     except KeyboardInterrupt:
         return _interrupted()

@@ -377,7 +377,7 @@ class TestMistakes:
         [
             (["--batch-key", "btch"], "Did you mean 'batch'?"),
             (["--layer", "counts"], "layer='counts' is not a layer of query"),
-            (["--pretrained", "nowhere"], "nowhere is not a saved model"),
+            (["--pretrained", "nowhere"], "'nowhere' is neither a folder nor the name of a registered model"),
             (["--out", "query.h5ad"], "is the file of --query"),
             (["--out", "./reference.h5ad"], "is the file of --reference"),
             (["--out", "out.csv"], "does not end in .h5ad"),
@@ -422,7 +422,9 @@ class TestMistakes:
 
     def test_other_models_are_explained(self, files: Path, saved_pretrained, saved_reference, capsys) -> None:
         assert "holds a TransAnnoPretrain model" in complaint(annotate_by_model(saved_pretrained), capsys)
-        assert "is not a saved model" in complaint(annotate_by_model("nowhere"), capsys)
+        assert "'nowhere' is neither a folder nor the name of a registered model" in complaint(
+            annotate_by_model("nowhere"), capsys
+        )
         expected = "holds a TransAnno model"
         assert expected in complaint(annotate_by_reference("--pretrained", str(saved_reference)), capsys)
 

@@ -77,8 +77,14 @@ def files(make_adata, make_original, start_afresh, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def namespace(files, make_adata, make_mdata, tmp_path, monkeypatch) -> Iterator[dict[str, Any]]:
-    """Objects of the names that pages use, in a folder with a copy of the files."""
+def namespace(files, make_adata, make_mdata, tmp_path, monkeypatch, request) -> Iterator[dict[str, Any]]:
+    """Objects of the names that pages use, in a folder with a copy of the files; a folder stands for the Hub."""
+    (tmp_path / "models.toml").write_text(
+        '[blood]\nfolder = "model"\n', encoding="utf-8"
+    )  # which knows the cells' genes
+    monkeypatch.setenv("TRANSANNO_MODELS", str(tmp_path / "models.toml"))
+    if find_spec("huggingface_hub") is not None:
+        request.getfixturevalue("local_hub")
     shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     for cls in (TransAnno, TransAnnoPretrain):
@@ -172,6 +178,8 @@ def test_docstring(name, namespace):
 def run(code: str, name: str, namespace: dict[str, Any]) -> None:
     if "jax" in code or "predictor" in code:
         pytest.importorskip("jax", reason="jax, the extra 'jax', is not installed")
+    if "_hub(" in code.replace("from_hub(", ""):
+        pytest.importorskip("huggingface_hub", reason="huggingface_hub, the extra 'hub', is not installed")
     for method, folder in (("save", "model"), ("export", "exported")):
         if f'.{method}("{folder}/")' in code:
             shutil.rmtree(folder)  # which other pages read

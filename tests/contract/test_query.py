@@ -53,7 +53,7 @@ class TestReference:
             TransAnno.load_query_data(query, saved_pretrained)
         with pytest.raises(TypeError, match="reference_model is a NoneType"):
             TransAnno.load_query_data(query, None)
-        with pytest.raises(ValueError, match="does not exist"):
+        with pytest.raises(ValueError, match="is neither a folder nor the name of a registered model"):
             TransAnno.load_query_data(query, "no/such/folder")
         TransAnno.setup_anndata(reference, "cell_type")
         with pytest.raises(ValueError, match="not trained"):

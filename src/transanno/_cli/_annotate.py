@@ -49,8 +49,8 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     if args.save_model is not None:
         check_model_folder(args.save_model, overwrite=args.overwrite)
     if args.model is not None:
-        console.step(f"Loading the model of {args.model}")
-        model = TransAnno.load(args.model, False, accelerator=args.accelerator)
+        console.step(f"Loading the model {args.model}")
+        model = TransAnno.from_hub(args.model, accelerator=args.accelerator)
         setup = model.registry["setup_args"]
         read = partial(open_h5ad, n_genes=len(model.genes))
         query = _read_query(args, console, protected=(setup["labels_key"], setup["batch_key"]), read=read)

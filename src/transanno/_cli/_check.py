@@ -17,8 +17,8 @@ def check(args: argparse.Namespace, console: Console) -> None:
         console.step(f"Reading {args.reference}")
         source = read_h5ad(args.reference, name="reference")
     elif args.model is not None:
-        console.step(f"Loading the model of {args.model}")
-        source = TransAnno.load(args.model, False, accelerator="cpu")
+        console.step(f"Loading the model {args.model}")
+        source = TransAnno.from_hub(args.model, accelerator="cpu")
     console.step(f"Reading {args.query}")
     query = read_h5ad(args.query, name="query")
     report = check_data(query, source, layer=args.layer, batch_key=args.batch_key, labels_key=args.labels_key)

@@ -87,7 +87,12 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--reference", type=Path, metavar="H5AD", help="labeled cells with raw counts to train on")
-    source.add_argument("--model", type=Path, metavar="DIR", help="trained model, as written by --save-model")
+    source.add_argument(
+        "--model",
+        metavar="NAME",
+        help="trained model: the folder that --save-model wrote, a registered name such as blood, or organization/name on the "
+        "Hugging Face Hub",
+    )
     parser.add_argument("--query", type=Path, required=True, metavar="H5AD", help="cells with raw counts to annotate")
     parser.add_argument("--out", type=Path, required=True, metavar="H5AD", help="annotated query to write")
     parser.add_argument(
@@ -148,7 +153,7 @@ def _add_check(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--query", type=Path, required=True, metavar="H5AD", help="cells to look at")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--reference", type=Path, metavar="H5AD", help="labeled cells to compare with")
-    source.add_argument("--model", type=Path, metavar="DIR", help="trained model to compare with")
+    source.add_argument("--model", metavar="NAME", help="trained model to compare with, as in annotate")
     parser.add_argument("--labels-key", metavar="KEY", help="column of obs with the cell types of the reference")
     parser.add_argument("--batch-key", metavar="KEY", help="column of obs with technical batches")
     parser.add_argument("--layer", metavar="KEY", help="layer of raw counts (default: X)")

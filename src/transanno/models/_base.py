@@ -28,11 +28,13 @@ from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_mo
 from transanno.data._counts import MatrixCounts
 from transanno.data._match_genes import missing_genes
 from transanno.data._positions import as_positions
+from transanno.models._from_scanvi import refuse_unknown_arguments
 from transanno.models._registry import as_anndata_registry, spec_of
 from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
 from transanno.predictions._torch import TorchBackend, center_of
 from transanno.saving._format import SAFE_FORMAT, building, download, read_saved_data, read_saved_model
+from transanno.saving._names import folder_of
 from transanno.saving._save import card_of, write_beside
 from transanno.training._minibatches import Minibatch
 from transanno.training._module import TransAnnoModule
@@ -229,6 +231,7 @@ class TransAnnoBase(BaseModelClass):
         *,
         batch_size: int | None = None,
         dataloader: Iterable[Minibatch] | None = None,
+        **kwargs: Any,
     ) -> np.ndarray:
         """Cell states, for neighbors, UMAP or clustering.
 
@@ -244,11 +247,14 @@ class TransAnnoBase(BaseModelClass):
             Cells in a minibatch.
         dataloader
             Minibatches as dictionaries of tensors, instead of ``adata``.
+        **kwargs
+            Arguments of scVI's and scANVI's method that have no effect here, such as ``mc_samples``, with a warning.
 
         Returns
         -------
         Cell states ``(n_cells, n_latent)``, in the order of ``indices``.
         """
+        refuse_unknown_arguments(self.get_latent_representation, kwargs)
         self._check_if_trained()
         if dataloader is not None:
             return self._run_minibatches(dataloader).z
@@ -416,12 +422,12 @@ _Model = TypeVar("_Model", bound=TransAnnoBase)
 
 
 def as_model(model: _Model | str | Path, cls: type[_Model], *, argument: str) -> _Model:
-    """A trained model or the folder of one -> the model."""
+    """A trained model, or the folder or name of one -> the model."""
     if isinstance(model, str | Path):
-        model = cls.load(model, False)
+        model = cls.load(folder_of(model), False)
     if not isinstance(model, cls):
         raise TypeError(
-            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model or the folder it was saved in."
+            f"{argument} is a {type(model).__name__}. Allowed: a {cls.__name__} model, the folder it was saved in, or its name."
         )
     if not model.is_trained:
         raise ValueError(f"The model given as {argument} is not trained. Call its train() first.")

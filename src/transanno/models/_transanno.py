@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, NoReturn, Self, Unpack
 
 import numpy as np
 import pandas as pd
@@ -21,22 +21,26 @@ from transanno.checks._arguments import check_training, one_column
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.evidence._explained import check_explanation
+from transanno.metrics import Evaluation
 from transanno.models._base import TransAnnoBase, as_model, plan_arguments
 from transanno.models._calibrate import calibrate
 from transanno.models._explain import attribute_groups
 from transanno.models._fields import anndata_fields, check_no_other_keys, default_modalities, mudata_fields
 from transanno.models._from_original import classifier_of
 from transanno.models._from_pretrained import start_from_pretrained
+from transanno.models._from_scanvi import drop_scanvi_arguments, refuse_scvi_model, refuse_unknown_arguments
 from transanno.models._map_query import map_query
 from transanno.models._predict import predict_cells
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._registry import label_colors
+from transanno.models._share import push, write_for_hub
 from transanno.models._train import check_freeze, prepare_query, prepare_reference, run_training
 from transanno.nn import Architecture
 from transanno.predictions._calibration import Calibration
 from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._predict import Asked
 from transanno.saving._export import export_model, write_export
+from transanno.saving._names import folder_of
 from transanno.training._health import warn_if_collapsed
 from transanno.training._minibatches import Minibatch
 from transanno.training._splitter import AnnotationDataSplitter
@@ -78,6 +82,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     novelty_space_: NoveltySpace | None = None
     # Color of every type in plots of the reference: what its uns[f"{labels_key}_colors"] held, if anything.
     label_colors_: dict[str, str] = {}
+    # Number of labeled cells of every type that the model was trained on; None where they came from a data module.
+    label_counts_: dict[str, int] | None = None
     # Whether gene embeddings come from pretraining, so that training does not start them from the data; and genes that it has
     # not seen.
     was_pretrained_: bool = False
@@ -103,7 +109,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                 f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
                 "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
             )
-        self._build_module(architecture, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
+        own: Any = drop_scanvi_arguments("__init__", architecture)
+        self._build_module(own, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.query_trains_ = {"unfrozen": False, "classifier": False}
         self._learn_colors()
 
@@ -121,6 +128,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             **super()._card(),
             "calibration": None if found is None else {key: getattr(found, key) for key in shown},
             "cell_types": self.labels.tolist(),
+            "n_cells_per_type": self.label_counts_,
             **{key: setup[key] for key in ("labels_key", "unlabeled_category")},
         }
 
@@ -152,6 +160,145 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         """
         self._check_if_trained(warn=False)
         write_export(export_model(self), dir_path, overwrite=overwrite)
+
+    # -- sharing -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_or_folder: str | Path,
+        *,
+        revision: str | None = None,
+        accelerator: str = "auto",
+        device: int | str = "auto",
+    ) -> Self:
+        """Load a shared model without its data: from the Hugging Face Hub, a folder, or by a name.
+
+        Wherever a trained model is asked for, as in :func:`transanno.tl.annotate` or :meth:`load_query_data`, its name can be
+        given, too. Nothing in the files is executed, and they are compared with their checksums.
+
+        Parameters
+        ----------
+        repo_or_folder
+            A folder; or a name that a registry of models has, such as ``"blood"``, which comes with the package; or a
+            repository of the Hub, ``"organization/name"``, which is downloaded once (needs the extra ``hub``). The user guide
+            says how to write a registry.
+        revision
+            Branch, tag or commit of the repository. Default: the newest.
+        accelerator, device
+            Where the model is put, see :meth:`scvi.model.base.BaseModelClass.load`.
+
+        Returns
+        -------
+        Trained model.
+
+        Raises
+        ------
+        ValueError
+            If there is no such model, which lists where it was looked for; if it cannot be downloaded; or if a file is damaged, changed, or
+            holds more than data.
+        ImportError
+            If it has to be downloaded and huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model = transanno.TransAnno.from_hub("blood")
+        >>> model.predict(query)
+        """
+        return cls.load(folder_of(repo_or_folder, revision), False, accelerator=accelerator, device=device)
+
+    def save_for_hub(
+        self,
+        dir_path: str | Path,
+        *,
+        license: str,
+        description: str,
+        name: str | None = None,
+        evaluation: Mapping[str, Evaluation] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Save the model with a card and checksums, as :meth:`push_to_hub` uploads it; needs the extra ``hub``.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write, for a registry, a colleague or the Hub.
+        license
+            Identifier of the license that the model, and so the data, may be used under: ``"cc-by-4.0"``, ``"mit"``, …
+        description
+            What the cells are: species, tissue, platform, study, and where they can be had. Markdown.
+        name
+            What the card calls the model. Default: the name of the folder.
+        evaluation
+            Scores on data that the model was not trained on, by the name of the data, see :func:`transanno.tl.evaluate`. The card says
+            what is given here and what the model stores, and no other number.
+        overwrite
+            Replace a model in the folder.
+
+        Raises
+        ------
+        ValueError
+            If an argument is missing or cannot be understood, or the folder exists, unless ``overwrite`` is given.
+        ImportError
+            If huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model.save_for_hub("shared/", license="cc-by-4.0", description="Human blood, 10x v3, of two donors.")
+        >>> model = transanno.TransAnno.from_hub("shared/")
+        """
+        folder = Path(dir_path)
+        about: Any = {"license": license, "description": description, "evaluation": evaluation}
+        write_for_hub(self, folder, name=name or folder.resolve().name, overwrite=overwrite, **about)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        license: str,
+        description: str,
+        evaluation: Mapping[str, Evaluation] | None = None,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str = "Model by transanno",
+    ) -> str:
+        """Share the model on the Hugging Face Hub, with a card and checksums; needs the extra ``hub``.
+
+        Weights, genes and what is in the card are uploaded, and no cell. Others load it by :meth:`from_hub`, and
+        ``scvi.hub.HubModel`` reads it, too.
+
+        Parameters
+        ----------
+        repo_id
+            ``"organization/name"``; made if there is none.
+        license, description, evaluation
+            See :meth:`save_for_hub`.
+        private
+            Make a private repository.
+        token
+            Of an account that may write to it. Default: that of ``hf auth login``.
+        commit_message
+            Of the commit.
+
+        Returns
+        -------
+        Address of the commit.
+
+        Raises
+        ------
+        ValueError
+            If an argument cannot be understood, or the Hub cannot be reached or refuses.
+        ImportError
+            If huggingface_hub is not installed.
+
+        Examples
+        --------
+        >>> model.push_to_hub(
+        ...     "organization/blood", license="cc-by-4.0", description="Human blood, 10x v3, of two donors."
+        ... )
+        """
+        about: Any = {"license": license, "description": description, "evaluation": evaluation}
+        return push(self, repo_id, private=private, token=token, commit_message=commit_message, **about)
 
     # -- training ------------------------------------------------------------------------------------------------
 
@@ -225,6 +372,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If an argument is out of its range, or weights are to be frozen that nothing was learned in yet.
         """
+        trainer_kwargs = drop_scanvi_arguments("train", trainer_kwargs)
         check_freeze(self, freeze)
         check_training(
             max_epochs=max_epochs,
@@ -271,10 +419,11 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         if self._learns_labels:
             self.calibration_ = self.novelty_space_ = None  # they were those of other weights
         if datamodule is None and not is_query:
-            cells = self._registered_cells()
-            warn_if_collapsed(
-                self._label_codes(), self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1)
-            )
+            cells, codes = self._registered_cells(), self._label_codes()
+            trained = codes[splitter.train_idx]
+            counts = np.bincount(trained[trained >= 0], minlength=len(self.labels))
+            self.label_counts_ = dict(zip(self.labels.tolist(), counts.tolist(), strict=True))
+            warn_if_collapsed(codes, self.labels, lambda positions: self._run(cells, positions).logits.argmax(axis=1))
             if len(splitter.val_idx):
                 calibrate(self, splitter.train_idx, splitter.val_idx)
 
@@ -387,6 +536,22 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         """
         return classifier_of(cls, path, genes, labels, labels_key, unlabeled_category)
 
+    @classmethod
+    def from_scvi_model(cls, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not for these models: their encoder is not that of scVI.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            Those of scANVI's method.
+
+        Raises
+        ------
+        TypeError
+            Always; it says what to call.
+        """
+        refuse_scvi_model(cls.__name__)
+
     # -- query mapping -------------------------------------------------------------------------------------------
 
     @classmethod
@@ -402,6 +567,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         *,
         layer: str | None = None,
         unseen_labels: Literal["error", "mask"] = "error",
+        **kwargs: Any,
     ) -> Self:
         """Carry a trained model to a query, without the reference's data :cite:p:`Lotfollahi21`.
 
@@ -418,7 +584,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             names, where that is certain, in a copy and with a warning; see :func:`transanno.pp.check`. A large one on disk
             stays there: it can be predicted, but not trained on or saved with the model.
         reference_model
-            Trained model, or the folder that it was saved in.
+            Trained model, or the folder or name of one, see :meth:`from_hub`.
         inplace_subset_query_vars
             For compatibility with scvi-tools; has no effect, since genes are matched without touching the query.
         accelerator, device
@@ -432,6 +598,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         unseen_labels
             What to do with labels that the reference does not have: ``"error"``, or ``"mask"`` to treat these cells
             as unlabeled.
+        **kwargs
+            Arguments of scANVI's method that have no effect here, such as ``freeze_dropout``, with a warning.
 
         Returns
         -------
@@ -442,6 +610,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         ValueError
             If too few genes are shared, the counts are not raw, a label is unknown, or the folder holds no model.
         """
+        refuse_unknown_arguments(cls.load_query_data, kwargs)
         given = {"accelerator": accelerator, "device": device}
         model, reference = map_query(cls, adata, reference_model, layer=layer, unseen_labels=unseen_labels, **given)
         model.n_reference_batches_ = reference.module.batch_embedding.num_embeddings
@@ -501,6 +670,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         keep_known: bool = False,
         key_added: str | None = KEY_ADDED,
         dataloader: Iterable[Minibatch] | None = None,
+        **kwargs: Any,
     ) -> np.ndarray | pd.DataFrame:
         """Predict cell types, and write them into ``obs`` of the data.
 
@@ -542,6 +712,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Column of ``obs`` to write; ``None`` writes nothing.
         dataloader
             Minibatches as dictionaries of tensors, instead of ``adata``; nothing is written.
+        **kwargs
+            Arguments of scANVI's method that have no effect here, such as ``use_posterior_mean``, with a warning.
 
         Returns
         -------
@@ -580,6 +752,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         TransAnnoWarning
             If cells have no counts, or ``fdr`` is outside of what was measured or asked for fewer than 50 cells.
         """
+        refuse_unknown_arguments(self.predict, kwargs)
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
         predictions, target = predict_cells(self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader)
         if key_added is not None and target is not None:
@@ -677,6 +850,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             Layer of raw counts. Default: ``adata.X``.
         %(param_batch_key)s
         """
+        kwargs = drop_scanvi_arguments("setup_anndata", kwargs)
         check_no_other_keys(kwargs)
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())

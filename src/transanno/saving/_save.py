@@ -10,6 +10,7 @@ from typing import Any
 from transanno.data._files import MODEL_FILE, sync
 from transanno.data._vocabulary import VOCABULARY_FILE, write_lines
 from transanno.saving._card import CARD_FILE, write_card
+from transanno.saving._checksums import CHECKSUMS_FILE
 
 MODEL_FILES = (MODEL_FILE, VOCABULARY_FILE, CARD_FILE)
 """All files of a model that was saved without its data."""
@@ -17,6 +18,7 @@ MODEL_FILES = (MODEL_FILE, VOCABULARY_FILE, CARD_FILE)
 
 def write_beside(model: Any, card: dict[str, Any], folder: Path, prefix: str) -> None:
     """The gene vocabulary, and a card that says what the model knows -> files."""
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of a shared model that was here before
     write_lines(model.genes, folder / f"{prefix}{VOCABULARY_FILE}")
     write_card(card, folder / f"{prefix}{CARD_FILE}")
 

@@ -46,7 +46,7 @@ def annotate(
         Labeled cells with raw counts, or values that they can be restored from; not changed. Give either this or
         ``model``.
     model
-        Trained model, or the folder of one.
+        Trained model, or the folder or name of one, such as ``"blood"``: see :meth:`transanno.TransAnno.from_hub`.
     labels_key
         Column of ``reference.obs`` with the cell types; required with ``reference``.
     batch_key

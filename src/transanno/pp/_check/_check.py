@@ -57,7 +57,7 @@ def check(
     adata
         Cells, in memory or backed; not changed.
     reference_or_model
-        Labeled cells, a trained model, or the folder of one, to compare genes and cells with.
+        Labeled cells, a trained model, or the folder or name of one, to compare genes and cells with.
     layer
         Layer of raw counts, in ``adata`` and, if it has the layer, in the reference. Default: ``X``.
     batch_key

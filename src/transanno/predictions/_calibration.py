@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
 from transanno.predictions._temperature import calibration_error, fit_temperature, temper
 from transanno.predictions._unknown import NoveltyScale
@@ -31,6 +32,8 @@ class Calibration:
     """and with it"""
     scale: NoveltyScale | None
     """what these cells say about novelty; None where distances cannot be measured"""
+    confusion: np.ndarray | None = None
+    """``(n_labels, n_labels)`` numbers of these cells, types × calls of each cell by itself; None of earlier models"""
 
     @classmethod
     def fit(
@@ -57,6 +60,7 @@ class Calibration:
             ece_before=calibration_error(own, codes),
             ece_after=calibration_error(after, codes),
             scale=None if distance is None else NoveltyScale.fit(distance, after),
+            confusion=confusion_matrix(codes, own.argmax(axis=1), labels=np.arange(own.shape[1])),
         )
 
     def temper(self, probabilities: np.ndarray, *, refined: bool = False) -> np.ndarray:

@@ -138,6 +138,10 @@ class TransAnnoBase(BaseModelClass):
         # `model.adata = other` attaches data in the model's gene order, or scvi-tools had refused them.
         return self._attached if self._attached is not None and self._attached.registered is self.adata else None
 
+    def _owns(self, target: Any) -> bool:
+        """Whether it is the object that the model was set up on or mapped to."""
+        return target is (self.adata if self._attachment is None else self._attachment.target)
+
     def _check_is_whole(self, what: str) -> None:
         """Raise `ValueError` if only some of the query's cells are registered, because it stays on disk."""
         attached = self._attachment

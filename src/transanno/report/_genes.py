@@ -1,0 +1,40 @@
+"""Genes that decided for a type."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from transanno.data._positions import evenly_spread
+from transanno.evidence._profiles import profiles
+from transanno.models import TransAnno
+from transanno.models._explain import attribute
+from transanno.predictions._run import Cells
+
+# Cells of a type that are explained, and genes that are named.
+_N_CELLS, _N_GENES = 30, 6
+# Expressed by fewer of the cells, it is their silence that speaks.
+_ABSENT = 0.05
+
+HOW = (
+    f"Genes decided by their contribution to the type's logit against the mean of all others, by integrated gradients "
+    f"from the average cell of the reference: the {_N_GENES} largest, over at most {_N_CELLS} cells of a type. “no” stands "
+    "before genes that these cells lack."
+)
+
+
+def deciding_genes(model: TransAnno, cells: Cells, called: np.ndarray) -> dict[str, str]:
+    """Model, its cells, what they are called ``(n_obs,)`` -> genes that decided for each of its types, as a text."""
+    types = [str(name) for name in model.labels if (called == name).any()]
+    chosen = [np.flatnonzero(called == name) for name in types]
+    chosen = [some[evenly_spread(len(some), _N_CELLS)] for some in chosen]
+    positions, codes = np.concatenate(chosen), np.repeat(np.arange(len(types)), [len(some) for some in chosen])
+    explained = np.flatnonzero(np.isin(model.labels, types))
+    found = attribute(model, cells, positions, codes, explained, None, center=model._center(cells))
+    share = profiles(cells, positions, codes, types, model.genes, model._is_gene, min_cells=1).share.to_numpy()
+    texts = {}
+    for name, values, expressed in zip(types, found, share, strict=True):
+        largest = np.argsort(-values, kind="stable")[:_N_GENES]
+        texts[name] = ", ".join(
+            f"{'no ' if expressed[gene] < _ABSENT else ''}{model.genes[gene]}" for gene in largest if values[gene] > 0
+        )
+    return texts

@@ -44,8 +44,8 @@ class Calls:
         names = as_strings(adata.obs[key], missing="")
         if not (names != "").any():
             raise ValueError(f"obs[{key!r}] holds no predictions. Annotate the cells first: tl.annotate(adata, ...).")
-        values = (_numbers(adata, f"{key}{suffix}") for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))
-        return cls(names, *values, _colors(adata, key, names))
+        confidence, novelty = (_numbers(adata, f"{key}{suffix}") for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))
+        return cls(names, confidence, novelty, _colors(adata, key, names))
 
     @property
     def types(self) -> list[str]:

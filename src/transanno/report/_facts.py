@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -23,7 +23,6 @@ def facts(
     calls: Calls,
     key_added: str,
     origin: Origin,
-    now: datetime,
 ) -> dict[str, str]:
     """-> what was annotated by what."""
     n_not = int((calls.names == "").sum())
@@ -42,7 +41,7 @@ def facts(
         found |= {name.capitalize(): value for name, value in evaluation(model).items()}
     else:
         found["Model"] = "not given, so that this report only says what the annotated cells themselves tell"
-    found["Report"] = f"{now:%Y-%m-%d %H:%M} UTC, transanno {version('transanno')}"
+    found["Report"] = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, transanno {version('transanno')}"
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from transanno.report._genes import HOW, deciding_genes
 from transanno.report._groups import unknown_groups
 from transanno.report._panels import draw_panels
 from transanno.report._settings import arguments, code, versions
-from transanno.report._umap import place
+from transanno.report._umap import Placed, place
 from transanno.training._seed import seeded
 
 # What data raise that are not as a model, or a look at their values, needs them.
@@ -50,9 +49,9 @@ def gather(
     layer: str | None,
     title: str,
     origin: Origin,
-    now: datetime,
+    placed: Placed | str | None = None,
 ) -> Contents:
-    """See :func:`transanno.tl.report`; the cells are only read."""
+    """See :func:`transanno.tl.report`; the cells are only read, and placed unless it is said where they are."""
     calls = Calls.of(adata, key_added)
     if model is not None:
         _check_knows(model, calls, key_added)
@@ -66,13 +65,13 @@ def gather(
         genes_note = f"Which genes decided cannot be said: the counts are not as the model needs them. {mapped}"
     elif mapped is not None:
         genes, genes_note, states_of = deciding_genes(*mapped, calls.names), HOW, mapped.states
-    placed = place(adata, states_of)
+    placed = place(adata, states_of) if placed is None else placed
     confusions, confusions_note = expected_confusions(model, calls.types)
     groups, groups_note = unknown_groups(adata, calls, key_added)
     asked = model._asked.get(key_added) if model is not None and model._owns(adata) else None
     return Contents(
         title=title,
-        facts=facts(adata, model, preflight, calls, key_added, origin, now),
+        facts=facts(adata, model, preflight, calls, key_added, origin),
         numbers=numbers(calls),
         preflight=preflight,
         types=calls.rows(genes),

@@ -11,7 +11,7 @@ from transanno.models._explain import attribute
 from transanno.predictions._run import Cells
 
 # Cells of a type that are explained, and genes that are named.
-_N_CELLS, _N_GENES = 30, 6
+_N_CELLS, _N_GENES = 50, 6
 # Expressed by fewer of the cells, it is their silence that speaks.
 _ABSENT = 0.05
 
@@ -31,10 +31,10 @@ def deciding_genes(model: TransAnno, cells: Cells, called: np.ndarray) -> dict[s
     explained = np.flatnonzero(np.isin(model.labels, types))
     found = attribute(model, cells, positions, codes, explained, None, center=model._center(cells))
     share = profiles(cells, positions, codes, types, model.genes, model._is_gene, min_cells=1).share.to_numpy()
-    texts = {}
+    genes, texts = model.genes, {}
     for name, values, expressed in zip(types, found, share, strict=True):
         largest = np.argsort(-values, kind="stable")[:_N_GENES]
         texts[name] = ", ".join(
-            f"{'no ' if expressed[gene] < _ABSENT else ''}{model.genes[gene]}" for gene in largest if values[gene] > 0
+            f"{'no ' if expressed[gene] < _ABSENT else ''}{genes[gene]}" for gene in largest if values[gene] > 0
         )
     return texts

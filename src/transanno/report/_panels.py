@@ -7,14 +7,14 @@ from io import BytesIO
 
 import matplotlib.style
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from transanno.report._calls import Calls
 from transanno.report._contents import Panel
 from transanno.report._umap import Placed
 
-_SIDE, _DPI = 4.2, 170  # inches, and pixels for each: sharp at twice the width of a column
+# Inches, of the cells and of the bar of colors below, and pixels for each: sharp at twice the width of a column.
+_WIDTH, _BELOW, _DPI = 4.2, 0.7, 170
 _MISSING = "#dddddd"
 
 
@@ -46,26 +46,24 @@ def _scatter(
     label: str = "",
 ) -> str:
     """Colors, or numbers and how to color them, of cells -> picture as a data URI."""
+    is_known = np.ones(len(xy), dtype=bool) if cmap is None else ~np.isnan(np.asarray(colors))
+    size = float(np.clip(20_000 / len(xy), 1.0, 22.0))
+    low, high = limits
     with matplotlib.style.context("default"):  # a page is white, whatever the user's own figures are
-        figure = Figure(figsize=(_SIDE * (1.0 if cmap is None else 1.16), _SIDE), layout="constrained")
-        ax = figure.add_subplot()
-        style = {"s": float(np.clip(20_000 / len(xy), 1.0, 22.0)), "linewidths": 0}
+        figure = Figure(figsize=(_WIDTH, _WIDTH + _BELOW))
+        # Axes of the same size, with colors below or not.
+        ax = figure.add_axes((0.07, 0.06 + _BELOW / (_WIDTH + _BELOW), 0.92, 0.93 - _BELOW / (_WIDTH + _BELOW)))
+        ax.scatter(*xy[~is_known].T, c=_MISSING, s=size, linewidths=0)
         if cmap is None:
-            ax.scatter(*xy.T, c=colors, **style)
+            ax.scatter(xy[:, 0], xy[:, 1], c=colors, s=size, linewidths=0)
         else:
-            is_missing = np.isnan(colors)
-            ax.scatter(*xy[is_missing].T, c=_MISSING, **style)
-            low, high = limits
-            points = ax.scatter(*xy[~is_missing].T, c=colors[~is_missing], cmap=cmap, vmin=low, vmax=high, **style)
-            bar = figure.colorbar(points, ax=ax, shrink=0.7, label=label)
-            bar.outline.set_visible(False)
-        _frame(ax)
+            values = np.asarray(colors)[is_known]
+            points = ax.scatter(*xy[is_known].T, c=values, s=size, linewidths=0, cmap=cmap, vmin=low, vmax=high)  # type: ignore[misc]
+            below = figure.add_axes((0.2, 0.11, 0.66, 0.025))
+            bar = figure.colorbar(points, cax=below, orientation="horizontal", label=label)
+            bar.outline.set_visible(False)  # type: ignore[operator]
+        ax.set(xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
+        ax.spines[["top", "right"]].set_visible(False)
         image = BytesIO()
         figure.savefig(image, format="png", dpi=_DPI, pil_kwargs={"optimize": True})
     return "data:image/png;base64," + base64.b64encode(image.getvalue()).decode("ascii")
-
-
-def _frame(ax: Axes) -> None:
-    ax.set(xlabel="UMAP 1", ylabel="UMAP 2", xticks=[], yticks=[])
-    ax.set_box_aspect(1)
-    ax.spines[["top", "right"]].set_visible(False)

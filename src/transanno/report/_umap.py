@@ -46,7 +46,7 @@ def place(adata: Any, states_of: Callable[[np.ndarray], np.ndarray] | None = Non
         if xy.shape[1] == 2 and np.isfinite(xy).all():
             return Placed(positions, xy, f"Coordinates are those of obsm[{_BASIS!r}].{some}")
     if adata.n_obs < _MIN_CELLS:
-        return f"No UMAP was drawn: there are {adata.n_obs} cells, and at least {_MIN_CELLS} are needed."
+        return f"No UMAP was drawn: the query has {adata.n_obs} cells, and at least {_MIN_CELLS} are needed."
     if LATENT_KEY in adata.obsm:
         states = np.asarray(adata.obsm[LATENT_KEY])[positions]
     elif states_of is not None:

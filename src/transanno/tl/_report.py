@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 from anndata import AnnData
@@ -10,12 +9,11 @@ from mudata import MuData
 
 from transanno._constants import KEY_ADDED
 from transanno.checks._arguments import check_adata
-from transanno.data._files import atomic_path
 from transanno.models import TransAnno
 from transanno.models._base import as_model
 from transanno.report._contents import Origin
 from transanno.report._gather import gather
-from transanno.report._page import as_page
+from transanno.report._page import write_page
 
 
 def report(
@@ -84,22 +82,5 @@ def report(
     model = None if model is None else as_model(model, TransAnno, argument="model")
     filename = getattr(adata, "filename", None)
     origin = Origin(cells=None if filename is None else str(filename), model=given)
-    return write_report(adata, model, save, key_added=key_added, layer=layer, title=title, origin=origin)
-
-
-def write_report(
-    adata: AnnData | MuData,
-    model: TransAnno | None,
-    path: str | Path,
-    *,
-    key_added: str,
-    layer: str | None,
-    title: str,
-    origin: Origin,
-) -> Path:
-    """The same with what else is known of where cells and model are from."""
-    contents = gather(adata, model, key_added=key_added, layer=layer, title=title, origin=origin, now=datetime.now(UTC))
-    page = as_page(contents)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
-    return Path(path)
+    write_page(gather(adata, model, key_added=key_added, layer=layer, title=title, origin=origin), save)
+    return Path(save)

@@ -34,7 +34,6 @@ from transanno.data._match_genes import missing_genes
 from transanno.data._on_disk import has_matrices_on_disk, open_h5ad, write_copy
 from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
-from transanno.metrics._table import format_table
 from transanno.models import TransAnno
 from transanno.predictions._predict import Asked
 from transanno.report._contents import Origin
@@ -224,7 +223,8 @@ def _print_result(
     confidence = query.obs[f"{key_added}{CONFIDENCE_SUFFIX}"].groupby(predicted, observed=True).mean()
     n_predicted = predicted.value_counts()
     rows = [[str(name), f"{n}", f"{confidence[name]:.2f}"] for name, n in n_predicted.items() if n]
-    console.detail(format_table([["predicted type", "cells", "mean confidence"], *rows]) + "\n")
+    if not console.quiet:
+        console.table(["predicted type", "cells", "mean confidence"], rows, numbers=2)
     if NOVEL_CATEGORY in n_predicted and f"{key_added}{GROUPS_SUFFIX}" in query.uns:
         _report_groups(query.uns[f"{key_added}{GROUPS_SUFFIX}"], console)
     if labels_key not in query.obs:
@@ -248,7 +248,8 @@ def _report_groups(groups: pd.DataFrame, console: Console) -> None:
     columns = (groups[column].astype(str) for column in ("group", "n_cells", "markers"))
     rows = [[group, n_cells, markers or "none"] for group, n_cells, markers in zip(*columns, strict=True)]
     header = [f"group of {NOVEL_CATEGORY} cells", "cells", "genes that are higher than in that type"]
-    console.detail(format_table([header, *rows]) + "\n")
+    if not console.quiet:
+        console.table(header, rows)
 
 
 def _unlabeled_category(model: TransAnno) -> str:

@@ -53,12 +53,15 @@ def _scatter(
         figure = Figure(figsize=(_WIDTH, _WIDTH + _BELOW))
         # Axes of the same size, with colors below or not.
         ax = figure.add_axes((0.07, 0.06 + _BELOW / (_WIDTH + _BELOW), 0.92, 0.93 - _BELOW / (_WIDTH + _BELOW)))
-        ax.scatter(*xy[~is_known].T, c=_MISSING, s=size, linewidths=0)
+        ax.scatter(xy[~is_known, 0], xy[~is_known, 1], c=_MISSING, s=size, linewidths=0)
         if cmap is None:
             ax.scatter(xy[:, 0], xy[:, 1], c=colors, s=size, linewidths=0)
         else:
             values = np.asarray(colors)[is_known]
-            points = ax.scatter(*xy[is_known].T, c=values, s=size, linewidths=0, cmap=cmap, vmin=low, vmax=high)  # type: ignore[misc]
+            known = xy[is_known]
+            points = ax.scatter(
+                known[:, 0], known[:, 1], c=values, s=size, linewidths=0, cmap=cmap, vmin=low, vmax=high
+            )
             below = figure.add_axes((0.2, 0.11, 0.66, 0.025))
             bar = figure.colorbar(points, cax=below, orientation="horizontal", label=label)
             bar.outline.set_visible(False)  # type: ignore[operator]

@@ -111,12 +111,17 @@ class CheckReport:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        tables = [Table(list(self.to_frame().columns), self.to_frame().to_numpy().tolist())]
+        return summary(self.headline, tables=self.tables())
+
+    def tables(self) -> list[Table]:
+        """-> findings, types whose deciding genes are measured least, and what was repaired."""
+        found = self.to_frame()
+        tables = [Table(list(found.columns), found.to_numpy().tolist())]
         if low := self.least_covered():
             tables.append(Table(["type", "measured", "share", "lacks"], low, _LEAST_COVERED))
         if self.fixes:
-            tables.append(Table([], [[fix] for fix in self.fixes], _FIXED))
-        return summary(self.headline, tables=tables)
+            tables.append(Table(["what was done"], [[fix] for fix in self.fixes], _FIXED))
+        return tables
 
     @property
     def headline(self) -> str:

@@ -52,7 +52,7 @@ def code(origin: Origin, asked: Asked | None, key_added: str, layer: str | None)
             "import transanno",
             "",
             f"query = anndata.read_h5ad({cells!r}){read}",
-            f"model = transanno.TransAnno.load_query_data(query, {folder!r}{where}){saved}",
+            f"model = transanno.TransAnno.load_query_data(query, {folder!r}{where}, unseen_labels='mask'){saved}",
             f"model.predict({call})",
         ]
     )

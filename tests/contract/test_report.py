@@ -355,7 +355,7 @@ class TestOtherData:
         assert page.table("preflight")["gene overlap"][0].strip() == "ok"
         assert page.table("types")["T cell"][4] != "–"
         tl.report(query)
-        assert "Of a MuData, pass the modality" in Page("report.html").sections["preflight"].text
+        assert "which modality holds the counts" in Page("report.html").sections["preflight"].text
 
     def test_counts_in_a_layer(self, cells, folder):
         cells.layers["raw"] = cells.X

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from mudata import MuData
 from transanno._constants import CONFIDENCE_SUFFIX, NOVEL_CATEGORY, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
 from transanno.checks._data import check_obs_column
 from transanno.data._labels import as_strings
+from transanno.data._lazy import with_tables
 from transanno.pl._umap import color_map
 from transanno.report._contents import TypeRow
 
@@ -41,11 +42,12 @@ class Calls:
     def of(cls, adata: AnnData | MuData, key: str) -> Calls:
         """Annotated cells, column of the calls -> calls."""
         check_obs_column(adata, key, argument="key_added", name="adata")
-        names = as_strings(adata.obs[key], missing="")
+        obs = adata.obs if isinstance(adata, MuData) else with_tables(adata).obs
+        names = as_strings(obs[key], missing="")
         if not (names != "").any():
             raise ValueError(f"obs[{key!r}] holds no predictions. Annotate the cells first: tl.annotate(adata, ...).")
-        confidence, novelty = (_numbers(adata, f"{key}{suffix}") for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))
-        return cls(names, confidence, novelty, _colors(adata, key, names))
+        confidence, novelty = (_numbers(obs, f"{key}{suffix}") for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))
+        return cls(names, confidence, novelty, _colors(obs[key], adata.uns.get(f"{key}_colors", ()), names))
 
     @property
     def types(self) -> list[str]:
@@ -78,14 +80,13 @@ class Calls:
         return found
 
 
-def _numbers(adata: Any, key: str) -> np.ndarray | None:
-    return pd.to_numeric(adata.obs[key]).to_numpy(dtype=float) if key in adata.obs else None
+def _numbers(obs: pd.DataFrame, key: str) -> np.ndarray | None:
+    return pd.to_numeric(obs[key]).to_numpy(dtype=float) if key in obs else None
 
 
-def _colors(adata: Any, key: str, names: np.ndarray) -> dict[str, str]:
-    """-> color of every call: that of scanpy's plots where there is one."""
+def _colors(column: pd.Series, given: Sequence[str], names: np.ndarray) -> dict[str, str]:
+    """Calls, colors of their categories by scanpy's plots, calls ``(n_obs,)`` -> color of every call."""
     found = {**color_map(pd.Series(names[names != ""])), **_NO_TYPE_COLORS}
-    given, column = adata.uns.get(f"{key}_colors", ()), adata.obs[key]
     if isinstance(column.dtype, pd.CategoricalDtype) and len(given) >= len(column.cat.categories):
         pairs = zip(as_strings(column.cat.categories.to_series(), missing=""), given, strict=False)
         found |= {name: to_hex(color) for name, color in pairs if is_color_like(color)}

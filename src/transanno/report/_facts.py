@@ -11,7 +11,7 @@ import numpy as np
 from transanno._constants import NOVEL_CATEGORY
 from transanno.models import TransAnno
 from transanno.models._summary import evaluation
-from transanno.pp import CheckReport
+from transanno.predictions._run import Cells
 from transanno.report._calls import LOW_CONFIDENCE, NO_TYPE, Calls
 from transanno.report._contents import Origin
 
@@ -19,12 +19,12 @@ from transanno.report._contents import Origin
 def facts(
     adata: Any,
     model: TransAnno | None,
-    preflight: CheckReport | str,
+    cells: Cells | None,
     calls: Calls,
     key_added: str,
     origin: Origin,
 ) -> dict[str, str]:
-    """-> what was annotated by what."""
+    """-> what was annotated by what; ``cells`` are those of ``adata`` as the model reads them, if it can."""
     n_not = int((calls.names == "").sum())
     found = {
         "Cells": f"{adata.n_obs:,} cells × {adata.n_vars:,} features, {origin.cells or 'an object in memory'}",
@@ -35,8 +35,8 @@ def facts(
             f"{type(model).__name__}, {len(model.labels)} cell types, {len(model.genes):,} genes, "
             f"{origin.model or origin.reference or 'an object in memory'}"
         )
-        if isinstance(preflight, CheckReport) and preflight.n_reference_genes:
-            n_shared, n_genes = preflight.n_shared_genes or 0, preflight.n_reference_genes
+        if cells is not None:
+            n_shared, n_genes = int((~cells.is_missing & model._is_gene).sum()), len(model.genes)
             found["Genes matched"] = f"{n_shared:,} of the {n_genes:,} of the model ({n_shared / n_genes:.0%})"
         found |= {name.capitalize(): value for name, value in evaluation(model).items()}
     else:

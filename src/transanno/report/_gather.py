@@ -11,6 +11,7 @@ from mudata import MuData
 
 from transanno.checks._warn import TransAnnoWarning
 from transanno.data._cells import rna_modality
+from transanno.data._lazy import with_tables
 from transanno.metrics._table import format_examples
 from transanno.models import TransAnno
 from transanno.pp import CheckReport, check
@@ -71,7 +72,7 @@ def gather(
     asked = model._asked.get(key_added) if model is not None and model._owns(adata) else None
     return Contents(
         title=title,
-        facts=facts(adata, model, preflight, calls, key_added, origin),
+        facts=facts(adata, model, mapped.cells if isinstance(mapped, _Mapped) else None, calls, key_added, origin),
         numbers=numbers(calls),
         preflight=preflight,
         types=calls.rows(genes),
@@ -112,9 +113,11 @@ def _layer(adata: AnnData | MuData, model: TransAnno | None, layer: str | None) 
 
 def _preflight(adata: AnnData | MuData, model: TransAnno | None, layer: str | None) -> CheckReport | str:
     """-> what a look at the values finds, or why there was none."""
+    if isinstance(adata, MuData) and model is None:
+        return "There was no look at the values: which modality holds the counts is known with a model only."
     try:
         if model is None:
-            return check(adata, layer=layer)  # type: ignore[arg-type]  # a MuData is a TypeError that says so
+            return check(with_tables(adata), layer=layer)  # type: ignore[arg-type]
         cells, batch_key = rna_modality(adata, model._spec, name="adata"), model._spec.batch_key
         return check(cells, model, layer=layer, batch_key=batch_key if batch_key in cells.obs else None)
     except _UNFIT as error:

@@ -18,6 +18,7 @@ BENCHMARKS = {
     "align": "time and peak memory of pp.align_genes on a large sparse matrix",
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
     "trust": "unknown cells, label sets and calibration across studies, and the limits that the package ships",
+    "report": "pictures of a report for the docs; needs Chromium",
     "adaptation": "training on the unlabeled query: predictions before and after",
 }
 

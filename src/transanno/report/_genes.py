@@ -12,13 +12,11 @@ from transanno.predictions._run import Cells
 
 # Cells of a type that are explained, and genes that are named.
 _N_CELLS, _N_GENES = 50, 6
-# Expressed by fewer of the cells, it is their silence that speaks.
-_ABSENT = 0.05
 
 HOW = (
     f"Genes decided by their contribution to the type's logit against the mean of all others, by integrated gradients "
-    f"from the average cell of the reference: the {_N_GENES} largest, over at most {_N_CELLS} cells of a type. “no” stands "
-    "before genes that these cells lack."
+    f"from the average cell of the reference: the {_N_GENES} largest, over at most {_N_CELLS} cells of a type. “Little” "
+    "stands before genes of which these cells have less than that average cell: their lack decided."
 )
 
 
@@ -30,11 +28,23 @@ def deciding_genes(model: TransAnno, cells: Cells, called: np.ndarray) -> dict[s
     positions, codes = np.concatenate(chosen), np.repeat(np.arange(len(types)), [len(some) for some in chosen])
     explained = np.flatnonzero(np.isin(model.labels, types))
     found = attribute(model, cells, positions, codes, explained, None, center=model._center(cells))
-    share = profiles(cells, positions, codes, types, model.genes, model._is_gene, min_cells=1).share.to_numpy()
-    genes, texts = model.genes, {}
-    for name, values, expressed in zip(types, found, share, strict=True):
+    mean = profiles(cells, positions, codes, types, model.genes, model._is_gene, min_cells=1).mean.to_numpy()
+    genes, average, texts = model.genes, _average_cell(model, mean), {}
+    for name, values, expressed in zip(types, found, mean, strict=True):
         largest = np.argsort(-values, kind="stable")[:_N_GENES]
         texts[name] = ", ".join(
-            f"{'no ' if expressed[gene] < _ABSENT else ''}{genes[gene]}" for gene in largest if values[gene] > 0
+            f"{'little ' if expressed[gene] < average[gene] else ''}{genes[gene]}"
+            for gene in largest
+            if values[gene] > 0
         )
     return texts
+
+
+def _average_cell(model: TransAnno, mean: np.ndarray) -> np.ndarray:
+    """Mean expression by type ``(n_types, n_genes)`` -> that of the average cell of the reference ``(n_genes,)``.
+
+    The Performer does not store it; then it is that of the average type here.
+    """
+    if model.module.encoder.has_gene_tokens:
+        return mean.mean(axis=0)
+    return model.module.mean_expression.cpu().numpy()[model._is_gene]

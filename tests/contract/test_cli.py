@@ -531,11 +531,11 @@ class TestOtherCommands:
         assert "negative" in complaint(arguments, capsys)
         assert "batch_key='b' is not a column" in complaint([*arguments, "--batch-key", "b"], capsys)
 
-    def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
+    def test_demo_writes_four_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(tmp_path)
         assert main(["demo", "--out", "demo", "--max-epochs", "1", "--accelerator", "cpu"]) == 0
         out, err = capsys.readouterr()
-        assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "umap.png"]
+        assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "report.html", "umap.png"]
         assert os.listdir(".") == ["demo"]
         for name in ("confusion_matrix.png", "umap.png"):
             assert Path("demo", name).read_bytes().startswith(b"\x89PNG")

@@ -20,6 +20,7 @@ BENCHMARKS = {
     "evidence": "textbook markers among the genes that decide, completeness, and votes of clusters",
     "trust": "unknown cells, label sets and calibration across studies, and the limits that the package ships",
     "models": "three models to share, trained, judged on other studies and described; one of them ships with the package",
+    "report": "pictures of a report for the docs; needs Chromium",
     "adaptation": "training on the unlabeled query: predictions before and after",
 }
 

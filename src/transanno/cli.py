@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit code: 0 done, 1 unexpected error, 2 wrong input or options, 130 interrupted.
     """
     try:
-        args = make_parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else list(argv)
+        args = make_parser().parse_args(given, argparse.Namespace(given=given))
         if args.command == "annotate":
             check_annotate(args)
     except UsageError as error:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,8 @@ import scipy.sparse as sp
 from sklearn.metrics import accuracy_score, f1_score
 
 import transanno
-from transanno import TransAnno, TransAnnoPretrain, tl
+from transanno import TransAnno, TransAnnoPretrain, pp, tl
+from transanno._cli._console import Console
 from transanno.cli import main
 from transanno.data._files import write_h5ad
 
@@ -359,6 +362,41 @@ class TestCheck:
         assert "query.h5ad cannot be annotated as it is: gene overlap" in err.splitlines()[-1]
 
 
+class TestTables:
+    """A line for each row where a program reads, and as wide as the terminal where someone does."""
+
+    ROWS = [["[bold]T cell", "7", "CD3D, CD3E, CD3G, TRAC"], ["B & <b>", "31", "CD79A, " * 20 + "MS4A1"]]
+
+    def test_elsewhere(self, capsys) -> None:
+        Console(quiet=False).table(["type", "cells", "genes"], self.ROWS)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["type", "cells", "genes"]
+        assert [line.split("  ")[0] for line in lines[1:3]] == ["[bold]T cell", "B & <b>"]
+        assert len(lines) == 4
+
+    def test_on_a_terminal(self, monkeypatch) -> None:
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", "47")
+        Console(quiet=False).table(["type", "cells", "genes"], self.ROWS)
+        text = re.sub("\x1b\\[[0-9;]*m", "", terminal.getvalue())
+        assert max(map(len, text.splitlines())) <= 47
+        assert "[bold]T cell" in text
+        assert "B & <b>" in text
+        assert text.count("CD79A") == 20
+
+    def test_a_check_says_the_same(self, files, monkeypatch, capsys) -> None:
+        terminal = io.StringIO()
+        terminal.isatty = lambda: True
+        monkeypatch.setattr(sys, "stdout", terminal)
+        monkeypatch.setenv("COLUMNS", "200")
+        assert main(["check", "--query", "query.h5ad", "--quiet"]) == 0
+        report = pp.check(ad.read_h5ad("query.h5ad"))
+        assert report.headline in terminal.getvalue()
+        assert all(finding.found in terminal.getvalue() for finding in report.findings)
+
+
 class TestMistakes:
     @pytest.mark.filterwarnings("ignore:Variable names are not unique:UserWarning:anndata")
     @pytest.mark.parametrize(("name", "spoil", "expected"), BAD_DATA)
@@ -533,11 +571,11 @@ class TestOtherCommands:
         assert "negative" in complaint(arguments, capsys)
         assert "batch_key='b' is not a column" in complaint([*arguments, "--batch-key", "b"], capsys)
 
-    def test_demo_writes_three_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
+    def test_demo_writes_four_files(self, tmp_path: Path, monkeypatch, capsys) -> None:
         monkeypatch.chdir(tmp_path)
         assert main(["demo", "--out", "demo", "--max-epochs", "1", "--accelerator", "cpu"]) == 0
         out, err = capsys.readouterr()
-        assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "umap.png"]
+        assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "report.html", "umap.png"]
         assert os.listdir(".") == ["demo"]
         for name in ("confusion_matrix.png", "umap.png"):
             assert Path("demo", name).read_bytes().startswith(b"\x89PNG")

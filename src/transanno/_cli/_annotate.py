@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -33,9 +34,12 @@ from transanno.data._match_genes import missing_genes
 from transanno.data._on_disk import has_matrices_on_disk, open_h5ad, write_copy
 from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
-from transanno.metrics._table import format_table
 from transanno.models import TransAnno
 from transanno.predictions._predict import Asked
+from transanno.report._contents import Origin
+from transanno.report._gather import gather
+from transanno.report._page import write_page
+from transanno.report._umap import Placed, place
 from transanno.saving._save import save_model
 from transanno.tl._map import fit_for_query
 
@@ -43,7 +47,9 @@ from transanno.tl._map import fit_for_query
 def annotate(args: argparse.Namespace, console: Console) -> None:
     """Train on the reference or load a model, predict the query, write it, and score it if it has labels."""
     started = time.perf_counter()
-    check_output_file(args.out, {"--query": args.query, "--reference": args.reference})
+    check_output_file(args.out, "--out", ".h5ad", {"--query": args.query, "--reference": args.reference})
+    if args.report is not None:
+        check_output_file(args.report, "--report", ".html", {})
     if args.plots is not None:
         check_output_folder(args.plots, "--plots")
     if args.save_model is not None:
@@ -74,9 +80,13 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     else:
         write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")
-    _report(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
+    _print_result(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
+    if args.plots is not None or args.report is not None:
+        placed = _place(query, console)
     if args.plots is not None:
-        write_figures(query, args.plots, labels_key, args.key_added, _unlabeled_category(model), console)
+        write_figures(query, placed, args.plots, labels_key, args.key_added, _unlabeled_category(model), console)
+    if args.report is not None:
+        _write_report(query, model, placed, args.report, args, console)
 
 
 def demo(args: argparse.Namespace, console: Console) -> None:
@@ -97,8 +107,10 @@ def demo(args: argparse.Namespace, console: Console) -> None:
     model = _predict(query, model, args, console, hidden={LABELS_KEY})
     write_h5ad(query, args.out / "annotated.h5ad")
     console.step(f"Wrote {args.out / 'annotated.h5ad'}")
-    _report(query, model, LABELS_KEY, args.key_added, time.perf_counter() - started, console)
-    write_figures(query, args.out, LABELS_KEY, args.key_added, _unlabeled_category(model), console)
+    _print_result(query, model, LABELS_KEY, args.key_added, time.perf_counter() - started, console)
+    placed = _place(query, console)
+    write_figures(query, placed, args.out, LABELS_KEY, args.key_added, _unlabeled_category(model), console)
+    _write_report(query, model, placed, args.out / "report.html", args, console)
 
 
 def _read_query(
@@ -177,7 +189,28 @@ def _predict(
     return query_model
 
 
-def _report(
+def _place(query: AnnData, console: Console) -> Placed | str:
+    """-> where cells are in figures, or why that is not known."""
+    console.step("Computing a UMAP")
+    return place(query)
+
+
+def _write_report(
+    query: AnnData, model: TransAnno, placed: Placed | str, path: Path, args: argparse.Namespace, console: Console
+) -> None:
+    """Write the annotation as a page that others can read."""
+    names = {name: getattr(args, name, None) for name in ("query", "model", "reference")}  # the demo has none of these
+    paths = {name: None if value is None else str(value) for name, value in names.items()}
+    origin = Origin(paths["query"], paths["model"], paths["reference"], command=shlex.join(["transanno", *args.given]))
+    title = f"Cell types of {'the demo' if names['query'] is None else names['query'].name}"
+    contents = gather(
+        query, model, key_added=args.key_added, layer=args.layer, title=title, origin=origin, placed=placed
+    )
+    write_page(contents, path)
+    console.step(f"Wrote {path}")
+
+
+def _print_result(
     query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
@@ -190,7 +223,8 @@ def _report(
     confidence = query.obs[f"{key_added}{CONFIDENCE_SUFFIX}"].groupby(predicted, observed=True).mean()
     n_predicted = predicted.value_counts()
     rows = [[str(name), f"{n}", f"{confidence[name]:.2f}"] for name, n in n_predicted.items() if n]
-    console.detail(format_table([["predicted type", "cells", "mean confidence"], *rows]) + "\n")
+    if not console.quiet:
+        console.table(["predicted type", "cells", "mean confidence"], rows, numbers=2)
     if NOVEL_CATEGORY in n_predicted and f"{key_added}{GROUPS_SUFFIX}" in query.uns:
         _report_groups(query.uns[f"{key_added}{GROUPS_SUFFIX}"], console)
     if labels_key not in query.obs:
@@ -214,7 +248,8 @@ def _report_groups(groups: pd.DataFrame, console: Console) -> None:
     columns = (groups[column].astype(str) for column in ("group", "n_cells", "markers"))
     rows = [[group, n_cells, markers or "none"] for group, n_cells, markers in zip(*columns, strict=True)]
     header = [f"group of {NOVEL_CATEGORY} cells", "cells", "genes that are higher than in that type"]
-    console.detail(format_table([header, *rows]) + "\n")
+    if not console.quiet:
+        console.table(header, rows)
 
 
 def _unlabeled_category(model: TransAnno) -> str:

@@ -22,7 +22,13 @@ def check(args: argparse.Namespace, console: Console) -> None:
     console.step(f"Reading {args.query}")
     query = read_h5ad(args.query, name="query")
     report = check_data(query, source, layer=args.layer, batch_key=args.batch_key, labels_key=args.labels_key)
-    console.result(str(report))
+    if console.is_terminal:
+        console.result(report.headline)
+        for table in report.tables():
+            console.result(table.caption)
+            console.table(table.header, table.rows)
+    else:
+        console.result(str(report))
     errors = [finding.name for finding in report.findings if finding.severity == "error"]
     if errors:
         raise ValueError(f"{args.query} cannot be annotated as it is: {', '.join(errors)}. See the table for the cure.")

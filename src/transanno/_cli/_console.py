@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
 from transanno.checks._quiet import quiet_loggers
@@ -39,6 +39,30 @@ class Console:
     def result(self, text: str) -> None:
         """Print a result."""
         print(text, file=self._out, flush=True)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether results are read by someone, and not by a program."""
+        return self._out.isatty()
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int = 0) -> None:
+        """Print rows of texts, so many of the last columns numbers: as wide as a terminal is, elsewhere a line for each."""
+        if not self.is_terminal:
+            from transanno.metrics._table import format_table
+
+            self.result(format_table([header, *rows]) + "\n")
+            return
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console as Terminal
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for i, name in enumerate(header):
+            shown.add_column(Text(name), justify="right" if i >= len(header) - numbers else "left", overflow="fold")
+        for row in rows:
+            shown.add_row(*map(Text, row))  # as text: a type may be called [bold]
+        Terminal(file=self._out).print(shown)
 
     def warn(self, text: str) -> None:
         """Print a warning, once."""

@@ -9,16 +9,16 @@ from transanno.data._files import MODEL_FILE
 from transanno.saving._save import MODEL_FILES
 
 
-def check_output_file(path: Path, inputs: dict[str, Path | None]) -> None:
-    """Raise ValueError unless an h5ad file can be written that is none of the inputs, which are named by option."""
-    if path.suffix != ".h5ad":
-        raise ValueError(f"--out={path} does not end in .h5ad, which is the only format written. Add the suffix.")
+def check_output_file(path: Path, option: str, suffix: str, others: dict[str, Path | None]) -> None:
+    """Raise ValueError unless a file of that suffix can be written that is none of the others, which are named by option."""
+    if path.suffix != suffix:
+        raise ValueError(f"{option}={path} does not end in {suffix}, which is the only format written. Add the suffix.")
     if path.is_dir():
-        raise ValueError(f"--out={path} is a folder. Name a file, for example {path / 'annotated.h5ad'}.")
-    for option, source in inputs.items():
-        if source is not None and os.path.realpath(source) == os.path.realpath(path):
-            raise ValueError(f"--out={path} is the file of {option}, which is never changed. Name another file.")
-    _check_can_be_made(Path(os.path.realpath(path)).parent, f"--out={path}")
+        raise ValueError(f"{option}={path} is a folder. Name a file, for example {path / f'annotated{suffix}'}.")
+    for name, other in others.items():
+        if other is not None and os.path.realpath(other) == os.path.realpath(path):
+            raise ValueError(f"{option}={path} is the file of {name}, which is never changed. Name another file.")
+    _check_can_be_made(Path(os.path.realpath(path)).parent, f"{option}={path}")
 
 
 def check_output_folder(path: Path, option: str) -> None:

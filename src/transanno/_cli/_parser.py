@@ -124,6 +124,12 @@ def _add_annotate(commands: argparse._SubParsersAction) -> None:
         "average over queries, and print groups of them with markers (default: none)",
     )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="folder for a UMAP and a confusion matrix as PNG")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="HTML",
+        help="page to hand over: what was annotated by what, and how far to trust it",
+    )
     _add_common(parser)
 
     training = parser.add_argument_group("training, with --reference")
@@ -186,8 +192,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         commands,
         "demo",
         "Annotate real cells that come with scanpy; takes a minute and no download.",
-        "700 blood cells of 10 types; a third of them is the query. Writes annotated.h5ad, confusion_matrix.png and "
-        "umap.png, and prints accuracy and macro-F1.",
+        "700 blood cells of 10 types; a third of them is the query. Writes annotated.h5ad, confusion_matrix.png, "
+        "umap.png and report.html, and prints accuracy and macro-F1.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(

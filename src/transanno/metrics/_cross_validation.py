@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from transanno.html._render import Table, summary
 from transanno.metrics._evaluation import Evaluation
-from transanno.metrics._table import format_examples, format_per_class, format_table
+from transanno.metrics._table import format_examples, format_per_class, format_table, per_class_rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -66,12 +67,19 @@ class CrossValidation:
     @property
     def headline(self) -> str:
         """Mean ± standard deviation of the scores, and what was found on the way."""
+        return "\n".join([format_table(self._score_rows), *self._notes])
+
+    @property
+    def _score_rows(self) -> list[list[str]]:
         rows = [["", "mean", "sd"]]
         for name, row in self.summary.loc[self._shown].iterrows():
             rows.append([str(name), f"{row['mean']:.4f}", "–" if pd.isna(row["sd"]) else f"{row['sd']:.4f}"])
+        return rows
+
+    @property
+    def _notes(self) -> list[str]:
         scores = self.pooled.summary
         lines = [
-            format_table(rows),
             f"folds: {len(self.evaluations)}, labeled cells: {scores['n_cells'] + scores['n_cells_unseen']:.0f}, "
             f"types: {len(self.pooled.per_class)}",
         ]
@@ -90,7 +98,7 @@ class CrossValidation:
             lines.append(f"copies that were dropped: {self.n_dropped} cells")
         if self.pooled.n_unlabeled:
             lines.append(f"left out, because they have no true type: {self.pooled.n_unlabeled} cells")
-        return "\n".join(lines)
+        return lines
 
     @property
     def _shown(self) -> list[str]:
@@ -104,3 +112,7 @@ class CrossValidation:
         return f"{self.headline}\n\n{format_per_class(self.per_class)}"
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        tables = [Table(header, rows) for header, *rows in (self._score_rows, per_class_rows(self.per_class))]
+        return summary("Cross-validation", lines=self._notes, tables=tables)

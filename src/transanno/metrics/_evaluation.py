@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from transanno.metrics._table import format_examples, format_per_class
+from transanno.html._render import Table, summary
+from transanno.metrics._table import format_examples, format_per_class, per_class_rows
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +66,10 @@ class Evaluation:
         return f"{self.headline}\n\n{format_per_class(self.per_class)}" if len(self.per_class) else self.headline
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        header, *rows = per_class_rows(self.per_class)
+        return summary("Evaluation", lines=self.headline.split("\n"), tables=[Table(header, rows)] if rows else [])
 
 
 def _accuracy_assigned(scores: pd.Series) -> str:

@@ -18,12 +18,16 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def format_per_class(per_class: pd.DataFrame) -> str:
-    """Per-class table -> text; whole numbers stay whole."""
-    header = ["true type", *per_class.columns]
-    rows = []
+    """Per-class table -> text."""
+    return format_table(per_class_rows(per_class))
+
+
+def per_class_rows(per_class: pd.DataFrame) -> list[list[str]]:
+    """Per-class table -> texts, the header first; whole numbers stay whole."""
+    rows = [["true type", *per_class.columns]]
     for name, row in zip(per_class.index, per_class.itertuples(index=False), strict=True):
         rows.append([str(name), *(f"{value:.3f}" if isinstance(value, float) else f"{value}" for value in row)])
-    return format_table([header, *rows])
+    return rows
 
 
 def format_examples(names: Sequence[str]) -> str:

@@ -28,8 +28,10 @@ from transanno.data._cells import AlignedData, DataSpec, align, read_obs, rna_mo
 from transanno.data._counts import MatrixCounts
 from transanno.data._match_genes import missing_genes
 from transanno.data._positions import as_positions
+from transanno.html._render import Table, summary
 from transanno.models._from_scanvi import refuse_unknown_arguments
 from transanno.models._registry import as_anndata_registry, spec_of
+from transanno.models._summary import facts
 from transanno.nn import Architecture
 from transanno.predictions._run import Cells, Outputs, run
 from transanno.predictions._torch import TorchBackend, center_of
@@ -93,6 +95,14 @@ class TransAnnoBase(BaseModelClass):
         # Not `_get_init_params`: it reads the signature of a subclass, and loses what that passes on as **kwargs.
         self.init_params_ = {"kwargs": {}, "non_kwargs": dict(self.module.architecture)}
 
+    def _repr_html_(self) -> str:
+        return summary(f"{type(self).__name__} model", tables=[Table([], list(facts(self).items()))])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        # With HTML alone, notebooks would call scvi-tools' __repr__ beside it, which prints.
+        lines = [f"{name}: {value}" for name, value in facts(self).items()]
+        return {"text/plain": "\n".join([f"{type(self).__name__} model", *lines]), "text/html": self._repr_html_()}
+
     @property
     def _spec(self) -> DataSpec:
         return spec_of(self.registry)
@@ -130,6 +140,10 @@ class TransAnnoBase(BaseModelClass):
         """Whose cells the registered ones are, where they are a copy."""
         # `model.adata = other` attaches data in the model's gene order, or scvi-tools had refused them.
         return self._attached if self._attached is not None and self._attached.registered is self.adata else None
+
+    def _owns(self, target: Any) -> bool:
+        """Whether it is the object that the model was set up on or mapped to."""
+        return target is (self.adata if self._attachment is None else self._attachment.target)
 
     def _check_is_whole(self, what: str) -> None:
         """Raise `ValueError` if only some of the query's cells are registered, because it stays on disk."""

@@ -56,6 +56,15 @@ def predict_cells(
     return judge.predictions(outputs, cells, positions, obs_names, known, asked), target
 
 
+def write_predictions(
+    model: TransAnno, predictions: Predictions, target: AnnData | MuData, key_added: str, asked: Asked
+) -> None:
+    """Write into ``obs`` of the target; of its own cells, the model remembers what was asked for."""
+    predictions.write(target, key_added)
+    if model._owns(target):
+        model._asked[key_added] = asked
+
+
 def judge_of(model: TransAnno) -> Judge:
     return Judge(
         model.labels,

@@ -30,7 +30,7 @@ from transanno.models._from_original import classifier_of
 from transanno.models._from_pretrained import start_from_pretrained
 from transanno.models._from_scanvi import drop_scanvi_arguments, refuse_scvi_model, refuse_unknown_arguments
 from transanno.models._map_query import map_query
-from transanno.models._predict import predict_cells
+from transanno.models._predict import predict_cells, write_predictions
 from transanno.models._pretrain import TransAnnoPretrain
 from transanno.models._registry import label_colors
 from transanno.models._share import push, write_for_hub
@@ -92,6 +92,8 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     n_reference_batches_: int | None = None
     # What train() changes beside the embeddings of new batches.
     query_trains_: dict[str, bool]
+    # What the predictions in ``obs`` of the model's own cells were asked for, by their column. Not saved.
+    _asked: dict[str, Asked]
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         self._build_module(own, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.query_trains_ = {"unfrozen": False, "classifier": False}
         self._learn_colors()
+        self._asked = {}
 
     @property
     def labels(self) -> np.ndarray:
@@ -756,7 +759,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         asked = Asked(refine, unassigned_threshold, fdr, sets, coverage, keep_known)
         predictions, target = predict_cells(self, adata, indices, asked, batch_size=batch_size, dataloader=dataloader)
         if key_added is not None and target is not None:
-            predictions.write(target, key_added)
+            write_predictions(self, predictions, target, key_added, asked)
         return predictions.to_frame() if soft else predictions.labels
 
     def get_gene_attributions(

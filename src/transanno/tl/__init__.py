@@ -8,6 +8,7 @@ from transanno.tl._cross_validate import cross_validate
 from transanno.tl._evaluate import evaluate
 from transanno.tl._explain import explain
 from transanno.tl._reference import fit_reference, pretrain
+from transanno.tl._report import report
 from transanno.tl._vote import vote
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "explain",
     "fit_reference",
     "pretrain",
+    "report",
     "vote",
     "select_genes",
 ]

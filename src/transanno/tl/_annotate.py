@@ -12,6 +12,7 @@ from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
 from transanno.checks._warn import telling_once
 from transanno.models import TransAnno, TransAnnoPretrain
+from transanno.models._predict import write_predictions
 from transanno.predictions._predict import Asked
 from transanno.tl._map import fit_for_query, map_and_predict
 
@@ -140,6 +141,6 @@ def annotate(
             unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
             raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
         query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
-    predictions.write(query, key_added)
+    write_predictions(query_model, predictions, query, key_added, asked)
     query.obsm[LATENT_KEY] = predictions.z
     return query_model

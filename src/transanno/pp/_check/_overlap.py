@@ -39,7 +39,7 @@ class Known:
     deciding: Mapping[str, list[str]] | None
     """genes that decide each type, the most important first"""
     counts: sp.csr_matrix | None
-    """``(n_obs, n_genes)`` of the reference, None for a model without its data"""
+    """``(n_obs, n_genes)`` of the reference, None for a model without its cells"""
     others: frozenset[str] = frozenset()
     """further genes that a model reads, by their sum"""
 
@@ -60,9 +60,11 @@ def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> 
             f"reference_or_model is a {type(source).__name__}. Allowed: a labeled AnnData, a trained model, or the folder of "
             "a saved TransAnno model."
         )
-    codes = source._label_codes() if isinstance(source, TransAnno) and source.adata is not None else None
+    # Of a query model, the cells are those of a query: copies of them are no leak, and their labels nothing that it knows.
+    has_reference = source.adata is not None and getattr(source, "n_reference_batches_", None) is None
+    codes = source._label_codes() if isinstance(source, TransAnno) and has_reference else None
     weights = None if isinstance(source, TransAnnoPretrain) else deciding_weights(source)
-    counts = None if source.adata is None else source._registered_cells().counts
+    counts = source._registered_cells().counts if has_reference else None
     known = _of_model(source.genes, source._is_gene, getattr(source, "labels", None), counts, codes, weights)
     return replace(known, others=frozenset(source.gene_shares_ or ()) - set(source.genes))
 
@@ -110,7 +112,7 @@ def _of_model(
         and len(np.unique(codes[codes >= 0])) == len(labels)
     ):
         deciding = deciding_by_mean(read, codes, labels, genes)
-    elif labels is not None and weights is not None:  # without cells, or with those of a query
+    elif labels is not None and weights is not None:  # without cells of the reference
         deciding = _largest(weights, labels, genes)
     return Known("model", genes, deciding, read)
 

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
+from transanno.html._render import Table, summary
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
 Severity = Literal["ok", "note", "warning", "error"]
 _RANK = {"ok": 0, "note": 1, "warning": 2, "error": 3}
 _WIDTH = 110
+_LEAST_COVERED, _FIXED = "deciding genes that are measured, least first", "repaired in the copy, report.adata"
 
 
 @dataclass(frozen=True)
@@ -91,20 +94,39 @@ class CheckReport:
 
     def __str__(self) -> str:
         names = max((len(finding.name) for finding in self.findings), default=0)
-        lines = [f"{self.n_obs} cells x {self.n_vars} features: {self._verdict()}", ""]
+        lines = [self.headline, ""]
         margin = " " * (names + 11)
         for finding in self.findings:
             text = finding.found if not finding.cure else f"{finding.found} -> {finding.cure}"
             start = f"{finding.name.ljust(names)}  {finding.severity.ljust(7)}  "
             lines += textwrap.wrap(text, _WIDTH, initial_indent=start, subsequent_indent=margin)
-        low = self._low_coverage()
-        if low is not None:
-            lines += ["", "deciding genes that are measured, least first:", low]
+        if low := self.least_covered():
+            width = max(len(name) for name, *_ in low)
+            lines += ["", f"{_LEAST_COVERED}:"]
+            lines += [f"{name.ljust(width)}  {n:>10} {share:>5}  lacks {missing}" for name, n, share, missing in low]
         if self.fixes:
-            lines += ["", "repaired in the copy, report.adata:", *(f"- {fix}" for fix in self.fixes)]
+            lines += ["", f"{_FIXED}:", *(f"- {fix}" for fix in self.fixes)]
         return "\n".join(lines)
 
     __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return summary(self.headline, tables=self.tables())
+
+    def tables(self) -> list[Table]:
+        """-> findings, types whose deciding genes are measured least, and what was repaired."""
+        found = self.to_frame()
+        tables = [Table(list(found.columns), found.to_numpy().tolist())]
+        if low := self.least_covered():
+            tables.append(Table(["type", "measured", "share", "lacks"], low, _LEAST_COVERED))
+        if self.fixes:
+            tables.append(Table(["what was done"], [[fix] for fix in self.fixes], _FIXED))
+        return tables
+
+    @property
+    def headline(self) -> str:
+        """How many cells and features, and whether models accept them."""
+        return f"{self.n_obs} cells x {self.n_vars} features: {self._verdict()}"
 
     def _verdict(self) -> str:
         n = {severity: sum(f.severity == severity for f in self.findings) for severity in _RANK}
@@ -112,19 +134,15 @@ class CheckReport:
             return f"not usable as they are ({n['error']} error{'s' if n['error'] > 1 else ''})"
         return f"usable, {n['warning']} warning{'s' if n['warning'] != 1 else ''}" if n["warning"] else "usable"
 
-    def _low_coverage(self) -> str | None:
-        """The types whose deciding genes are measured least, at most ten that are not complete."""
+    def least_covered(self) -> list[list[str]]:
+        """-> name, deciding genes that are measured, their share, and some that are not, of the ten types that lack most."""
         if self.class_coverage is None:
-            return None
+            return []
         low = self.class_coverage[self.class_coverage["share"] < 1].sort_values("share", kind="stable").head(10)
-        if low.empty:
-            return None
-        names = low.index.astype(str)
-        width = max(map(len, names))
-        return "\n".join(
-            f"{name.ljust(width)}  {row.n_measured:>3} of {row.n_genes:<3} {row.share:>5.0%}  lacks {_first(str(row.missing))}"
-            for name, row in zip(names, low.itertuples(), strict=True)
-        )
+        return [
+            [str(row.Index), f"{row.n_measured} of {row.n_genes}", f"{row.share:.0%}", _first(str(row.missing))]
+            for row in low.itertuples()
+        ]
 
 
 def _first(names: str, n: int = 4) -> str:

@@ -1,0 +1,1 @@
+"""An annotation as one file to hand over: what is in it, its figures, and the page."""

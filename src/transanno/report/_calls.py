@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +12,15 @@ from mudata import MuData
 
 from transanno._constants import CONFIDENCE_SUFFIX, NOVEL_CATEGORY, NOVELTY_SUFFIX, UNASSIGNED_CATEGORY
 from transanno.checks._data import check_obs_column
+from transanno.data._colors import complete_colors, read_colors
 from transanno.data._labels import as_strings
 from transanno.data._lazy import with_tables
-from transanno.pl._umap import color_map
 from transanno.report._contents import TypeRow
 
 # A call with a lower probability is less likely right than wrong.
 LOW_CONFIDENCE = 0.5
 # Calls that name no type.
 NO_TYPE = (UNASSIGNED_CATEGORY, NOVEL_CATEGORY)
-_NO_TYPE_COLORS = {UNASSIGNED_CATEGORY: "#b8b8b8", NOVEL_CATEGORY: "#1a1a1a"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +40,14 @@ class Calls:
     def of(cls, adata: AnnData | MuData, key: str) -> Calls:
         """Annotated cells, column of the calls -> calls."""
         check_obs_column(adata, key, argument="key_added", name="adata")
-        obs = adata.obs if isinstance(adata, MuData) else with_tables(adata).obs
+        data = adata if isinstance(adata, MuData) else with_tables(adata)
+        obs = data.obs
         names = as_strings(obs[key], missing="")
         if not (names != "").any():
             raise ValueError(f"obs[{key!r}] holds no predictions. Annotate the cells first: tl.annotate(adata, ...).")
         confidence, novelty = (_numbers(obs, f"{key}{suffix}") for suffix in (CONFIDENCE_SUFFIX, NOVELTY_SUFFIX))
-        return cls(names, confidence, novelty, _colors(obs[key], adata.uns.get(f"{key}_colors", ()), names))
+        known = {name: to_hex(color) for name, color in read_colors(data, key).items() if is_color_like(color)}
+        return cls(names, confidence, novelty, complete_colors(sorted(set(names) - {""}), known))
 
     @property
     def types(self) -> list[str]:
@@ -82,12 +82,3 @@ class Calls:
 
 def _numbers(obs: pd.DataFrame, key: str) -> np.ndarray | None:
     return pd.to_numeric(obs[key]).to_numpy(dtype=float) if key in obs else None
-
-
-def _colors(column: pd.Series, given: Sequence[str], names: np.ndarray) -> dict[str, str]:
-    """Calls, colors of their categories by scanpy's plots, calls ``(n_obs,)`` -> color of every call."""
-    found = {**color_map(pd.Series(names[names != ""])), **_NO_TYPE_COLORS}
-    if isinstance(column.dtype, pd.CategoricalDtype) and len(given) >= len(column.cat.categories):
-        pairs = zip(as_strings(column.cat.categories.to_series(), missing=""), given, strict=False)
-        found |= {name: to_hex(color) for name, color in pairs if is_color_like(color)}
-    return found

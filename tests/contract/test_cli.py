@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -577,6 +578,7 @@ class TestOtherCommands:
         out, err = capsys.readouterr()
         assert sorted(os.listdir("demo")) == ["annotated.h5ad", "confusion_matrix.png", "report.html", "umap.png"]
         assert os.listdir(".") == ["demo"]
+        assert plt.get_fignums() == []
         for name in ("confusion_matrix.png", "umap.png"):
             assert Path("demo", name).read_bytes().startswith(b"\x89PNG")
         accuracy = float(out.split("accuracy: ")[1].split()[0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
 
 from transanno import TransAnno, tl
+from transanno.cli import main
+from transanno.data._files import write_h5ad
 
 COLORS = {"B cell": "#123456", "NK cell": "#abcdef", "T cell": "#fedcba"}
 
@@ -84,3 +87,14 @@ def test_a_modality_has_them(make_mdata, fast):
     TransAnno.setup_mudata(mdata, labels_key="type", modalities={"rna_layer": "rna", "labels_key": "rna"})
     model = TransAnno(mdata)
     assert model.label_colors_ == COLORS
+
+
+@pytest.mark.parametrize("is_on_disk", [False, True])
+def test_the_command_line_writes_them(is_on_disk, colored, query, fast, tmp_path, monkeypatch):
+    tl.fit_reference(colored, "cell_type", max_epochs=2, calibrate=False, **fast).save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    write_h5ad(query, "query.h5ad")
+    if is_on_disk:
+        monkeypatch.setattr("transanno.data._counts.MAX_IN_MEMORY", 0)
+    assert main(["annotate", "--model", "model", "--query", "query.h5ad", "--out", "out.h5ad"]) == 0
+    assert colors_on(ad.read_h5ad("out.h5ad")).items() <= COLORS.items()

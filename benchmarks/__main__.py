@@ -8,6 +8,7 @@ from importlib import import_module
 BENCHMARKS = {
     "speed": "training and prediction throughput and peak memory, against scANVI and CellTypist",
     "scale": "time and peak memory of annotating queries on disk of 30,000 to 1,000,000 cells",
+    "processes": "accuracy and time of models that two processes trained, against one",
     "memory": "peak memory of training on 30,000 and 100,000 cells, in memory and on disk",
     "accuracy": "tasks × methods × seeds, against linear models, CellTypist and scANVI; cached cell by cell",
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",

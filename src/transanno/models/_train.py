@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,14 +62,19 @@ def run_training(
     # A trained model without a history, as load_query_data makes it, would not be given one.
     model.is_trained = was_trained and model.history is not None
     try:
-        runner = model._train_runner_cls(
-            model,
-            training_plan=plan,
-            data_splitter=data_splitter,
-            max_epochs=max_epochs,
-            **runner_kwargs,
-            **trainer_kwargs,
-        )
+        with warnings.catch_warnings():
+            if not trainer_kwargs.get("early_stopping"):  # scvi-tools says so even then
+                warnings.filterwarnings(
+                    "ignore", message="early_stopping was automatically disabled due to the use of DDP"
+                )
+            runner = model._train_runner_cls(
+                model,
+                training_plan=plan,
+                data_splitter=data_splitter,
+                max_epochs=max_epochs,
+                **runner_kwargs,
+                **trainer_kwargs,
+            )
         with at_most_threads(model.module.encoder.n_training_threads):
             runner()
     finally:

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from transanno._constants import N_CENTER_CELLS
 from transanno.data._counts import CELLS_PER_BLOCK, Counts
 from transanno.data._positions import evenly_spread
+from transanno.predictions._cluster import active_client, run_on_cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,13 @@ class Backend(Protocol):
 
 
 def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: int) -> Outputs:
-    """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches."""
+    """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches.
+
+    Where the counts are a dask array and the session computes with a client of ``dask.distributed``, on its workers.
+    """
+    client = active_client(cells.counts) if len(positions) else None
+    if client is not None:
+        return run_on_cluster(client, run, backend, cells, positions, batch_size)
     whole: Outputs | None = None
     start = 0
     for counts, batch in _minibatches(cells, positions, batch_size):

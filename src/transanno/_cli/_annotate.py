@@ -58,7 +58,8 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
             check_obs_column(query, args.labels_key, argument="--labels-key", name="query")
     else:
         console.step(f"Reading {args.reference}")
-        reference = read_h5ad(args.reference, name="reference")
+        read = partial(open_h5ad, n_genes=args.n_top_genes)
+        reference = read_h5ad(args.reference, name="reference", read=read)
         query = _read_query(args, console, protected=(args.labels_key, args.batch_key))
         model = _train(reference, query, args, console)
         del reference  # memory for the query

@@ -16,7 +16,7 @@ from transanno.checks._warn import warn
 from transanno.predictions._torch import as_tensor
 from transanno.training._epochs import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs
 from transanno.training._experts import teach_experts
-from transanno.training._minibatches import first_rows
+from transanno.training._minibatches import first_rows, training_minibatches
 from transanno.training._plan import TransAnnoTrainingPlan
 from transanno.training._threads import at_most_threads
 
@@ -98,7 +98,7 @@ def initialize_module(model: TransAnnoBase, data_splitter: Any, *, genes: bool) 
         dense = as_tensor(model._registered_cells().counts.rows(sample), sparse=False)
     else:
         key = REGISTRY_KEYS.X_KEY
-        dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION, key)[key]
+        dense = first_rows(training_minibatches(data_splitter), _N_INITIALIZATION, key)[key]
     model.module.initialize_from_data(dense, _missing_in(model, data_splitter), genes=genes)
 
 

@@ -113,7 +113,7 @@ def annotate(
     check_annotation(query, key_added=key_added, seed=seed, refine=refine, accelerator=accelerator, layer=layer)
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     if model is None:
-        check_adata(reference, name="reference")
+        check_adata(reference, name="reference", may_be_lazy=True)
         assert reference is not None
         if labels_key is None:
             raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")

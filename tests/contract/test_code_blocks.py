@@ -172,6 +172,9 @@ def test_docstring(name, namespace):
 def run(code: str, name: str, namespace: dict[str, Any]) -> None:
     if "jax" in code or "predictor" in code:
         pytest.importorskip("jax", reason="jax, the extra 'jax', is not installed")
+    if "read_lazy" in code:
+        for package in ("dask", "distributed", "xarray"):
+            pytest.importorskip(package, reason=f"{package}, of the extra 'dask', is not installed")
     for method, folder in (("save", "model"), ("export", "exported")):
         if f'.{method}("{folder}/")' in code:
             shutil.rmtree(folder)  # which other pages read

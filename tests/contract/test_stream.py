@@ -197,6 +197,20 @@ def test_every_cell_goes_through_the_network_once(model, query, on_disk, tiny, m
     backed.file.close()
 
 
+@pytest.mark.parametrize(("shown", "bars"), [(True, ["Checking", "Predicting"]), (False, [])])
+def test_a_bar_shows_how_far_it_is(shown, bars, model, query, on_disk, tiny, capfd):
+    backed = on_disk(query)
+    tl.annotate(backed, model=model, accelerator="cpu", enable_progress_bar=shown)
+    said = capfd.readouterr().err
+    assert [name for name in ("Checking", "Predicting", "Comparing") if f"{name}: 100%" in said] == bars
+    backed.file.close()
+
+
+def test_data_in_memory_need_no_bar(model, query, capfd):
+    tl.annotate(query, model=model, accelerator="cpu")
+    assert "%" not in capfd.readouterr().err
+
+
 def test_predict_of_another_query_streams_too(model, query, make_adata, on_disk, tiny):
     query_model = TransAnno.load_query_data(make_adata(61, seed=1), model, accelerator="cpu")
     expected = query_model.predict(query, soft=True, refine=True, key_added=None)
@@ -473,7 +487,9 @@ class TestCommandLine:
         monkeypatch.undo()
         found = ad.read_h5ad(files / "out.h5ad")
         same(found, expected, "free_text" if more else "transanno")
-        assert capsys.readouterr().out.split("\n", 1)[1] == said.split("\n", 1)[1]
+        written = capsys.readouterr()
+        assert written.out.split("\n", 1)[1] == said.split("\n", 1)[1]
+        assert "Predicting" not in written.err  # which is no terminal
         assert {name.split("[")[0] for name in changed(snapshot(expected), found)} <= {"obs", "obsm"}  # up to rounding
         assert list(found.obs) == list(expected.obs)
         assert set(found.uns) == set(expected.uns)

@@ -16,7 +16,7 @@ from transanno import tl
 from transanno._cli._console import Console
 from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
-from transanno._cli._progress import progress_arguments
+from transanno._cli._progress import progress_arguments, shows_bars
 from transanno._constants import (
     CONFIDENCE_SUFFIX,
     GROUP_SUFFIX,
@@ -168,6 +168,7 @@ def _predict(
             key_added=args.key_added,
             seed=args.seed,
             accelerator=args.accelerator,
+            enable_progress_bar=shows_bars(console),
         )
         for suffix in ("", CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, GROUP_SUFFIX):
             key = f"{args.key_added}{suffix}"

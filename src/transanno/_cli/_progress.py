@@ -26,6 +26,11 @@ class _Lines(Callback):
 
 def progress_arguments(console: Console) -> dict[str, Any]:
     """-> arguments of ``train``."""
-    shows_bar = not console.quiet and sys.stderr.isatty()
+    shows_bar = shows_bars(console)
     callbacks = [] if console.quiet or shows_bar else [_Lines(console)]
     return {"enable_progress_bar": shows_bar, "callbacks": callbacks}
+
+
+def shows_bars(console: Console) -> bool:
+    """Whether somebody looks at them."""
+    return not console.quiet and sys.stderr.isatty()

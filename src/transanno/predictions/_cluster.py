@@ -16,6 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno.checks._data import is_lazy
+from transanno.checks._progress import cells_bar
 from transanno.data._counts import Counts, MatrixCounts
 
 
@@ -54,13 +55,16 @@ def run_on_cluster(
     numbers = {future.key: number for number, future in enumerate(futures)}
     whole = None
     try:
-        for future, part in as_completed(futures, with_results=True):
-            if whole is None:
-                whole = type(part)(*(np.empty((len(positions), *each.shape[1:]), each.dtype) for each in part))
-            for values, filled in zip(part, whole, strict=True):
-                filled[where[numbers[future.key]]] = values
+        with cells_bar("Predicting", len(positions), is_long=True) as bar:
+            for future, part in as_completed(futures, with_results=True):
+                if whole is None:
+                    whole = type(part)(*(np.empty((len(positions), *each.shape[1:]), each.dtype) for each in part))
+                rows = where[numbers[future.key]]
+                for values, filled in zip(part, whole, strict=True):
+                    filled[rows] = values
+                bar.update(len(rows))
     finally:
-        client.cancel(futures)
+        client.cancel(futures)  # of which some are left if one failed
     return whole
 
 

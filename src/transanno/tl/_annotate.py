@@ -10,9 +10,13 @@ from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
+from transanno.checks._progress import bars
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.predictions._predict import Asked
 from transanno.tl._map import fit_for_query, map_and_predict
+
+# Lightning's argument.
+_BAR = "enable_progress_bar"
 
 
 def annotate(
@@ -73,7 +77,8 @@ def annotate(
     accelerator
         Where to compute, see :class:`scvi.train.Trainer`.
     **train_kwargs
-        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``; only with ``reference``.
+        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``; only with ``reference``, except
+        ``enable_progress_bar``, which also decides on the bar of a large query on disk.
 
     Returns
     -------
@@ -131,10 +136,11 @@ def annotate(
             accelerator=accelerator,
             **train_kwargs,
         )
-    elif train_kwargs or pretrained is not None:
-        unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
+    elif train_kwargs.keys() - {_BAR} or pretrained is not None:
+        unused = [*(train_kwargs.keys() - {_BAR}), *(["pretrained"] if pretrained is not None else [])]
         raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
-    query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
+    with bars(bool(train_kwargs.get(_BAR, True))):
+        query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
     predictions.write(query, key_added)
     query.obsm[LATENT_KEY] = predictions.z
     return query_model

@@ -62,9 +62,11 @@ def run_on_cluster(
                 rows = where[numbers[future.key]]
                 for values, filled in zip(part, whole, strict=True):
                     filled[rows] = values
+                future.release()  # which the workers would keep
                 bar.update(len(rows))
-    finally:
-        client.cancel(futures)  # of which some are left if one failed
+    except BaseException:
+        client.cancel(futures)
+        raise
     return whole
 
 

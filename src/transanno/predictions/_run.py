@@ -47,6 +47,9 @@ class Outputs(NamedTuple):
 class Backend(Protocol):
     """A network that is ready to predict."""
 
+    is_stateless: bool
+    """whether the workers of a cluster may be sent it and share it"""
+
     def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
         """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
 
@@ -56,7 +59,7 @@ def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: in
 
     Where the counts are a dask array and the session computes with a client of ``dask.distributed``, on its workers.
     """
-    client = active_client(cells.counts) if len(positions) else None
+    client = active_client(cells.counts) if backend.is_stateless and len(positions) else None
     if client is not None:
         return run_on_cluster(client, run, backend, cells, positions, batch_size)
     whole: Outputs | None = None

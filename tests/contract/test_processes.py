@@ -58,6 +58,10 @@ for name, class_balance in (("as_they_are", 0.0), ("balanced", 1.0), ("episodes"
         datasplitter_kwargs={"class_balance": class_balance}, **several,
     )
     seen(name, callback)
+model = TransAnno(numbered, n_hidden=16, n_networks=2, n_layers=1, n_heads=2)
+model.train(2, train_size=0.8, batch_size=32, check_val_every_n_epoch=1, **several)
+found["history"] = np.array([each.iloc[-1, 0] for name, each in model.history.items() if "validation" in name], dtype=float)
+found["validation_cells"] = np.sort(model.validation_indices)
 TransAnnoPretrain.setup_anndata(numbered, batch_key="batch")
 pretrained, callback = TransAnnoPretrain(numbered, n_hidden=16, n_networks=2, n_layers=1, n_heads=2), Seen()
 pretrained.train(1, train_size=0.9, batch_size=32, callbacks=[callback], check_val_every_n_epoch=1, **several)
@@ -131,6 +135,13 @@ def test_all_processes_have_one_model_and_one_calibration(ranks):
     for name in ("weights", "predicted", "temperature", "held_out", "n_steps"):
         np.testing.assert_array_equal(first[name], second[name])
     assert first["held_out"] > 50
+
+
+def test_all_hold_out_the_same_cells_and_the_first_writes_the_history(ranks):
+    np.testing.assert_array_equal(*(rank["validation_cells"] for rank in ranks))
+    assert 20 <= len(ranks[0]["validation_cells"]) <= 27
+    assert len(ranks[0]["history"]) >= 4
+    assert np.isfinite(ranks[0]["history"]).all()
 
 
 def test_the_model_predicts_as_well_as_one_of_a_single_process(ranks, make_adata):

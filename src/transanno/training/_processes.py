@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from copy import deepcopy
 from typing import Any
 
 import scvi
@@ -29,7 +30,8 @@ def count_processes(
         If there are several and nothing is seeded: each would hold out other cells.
     """
     known = merge_kwargs(trainer_config, trainer_kwargs, name="trainer")
-    given = {name: known[name] for name in _DECIDING if name in known}
+    # Copies, because Lightning refuses a strategy that another trainer has had: here, or that of the model before its twin.
+    given = {name: deepcopy(known[name]) for name in _DECIDING if name in known}
     if not given and devices in ("auto", 1):
         return 1
     quiet: dict[str, Any] = {
@@ -46,7 +48,7 @@ def count_processes(
             f"Training in {n_processes} processes without a seed: each would hold out other cells. Set scvi.settings.seed = 0 "
             "before train(), or give tl.fit_reference a seed."
         )
-    strategy = given.get("strategy", "auto")
+    strategy = deepcopy(known.get("strategy", "auto"))
     strategy = "ddp" if strategy == "auto" else strategy  # which is what Lightning takes
     trainer_kwargs["strategy"] = strategy + _FINDS_UNUSED if strategy in _STRATEGIES else strategy
     return n_processes

@@ -179,6 +179,8 @@ class AnnotationDataSplitter(SplitOnce):
             raise ValueError(
                 f"n_samples_per_label={n_samples_per_label} is less than 1. Give a number of cells, or None."
             )
+        if n_processes > 1:  # of the loader of validation cells, which Lightning would take apart wrongly
+            kwargs["distributed_sampler"] = True
         with ignored_size_warnings():
             super().__init__(adata_manager, **kwargs)
         self.n_train: int

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 
 from transanno.training._episodes import EpisodeSampler
@@ -32,11 +33,14 @@ def test_number_of_processes_and_a_strategy_that_works(devices, config, given, e
     assert given.get("strategy") == strategy
 
 
-def test_a_strategy_that_the_user_made_stays():
+def test_a_strategy_that_the_user_made_can_be_used_again():
     strategy = DDPStrategy(find_unused_parameters=True)
-    given = {"strategy": strategy}
-    assert count_processes("cpu", 2, None, given) == 2
-    assert given["strategy"] is strategy
+    for _ in range(2):
+        given = {"strategy": strategy}
+        assert count_processes("cpu", 2, None, given) == 2
+        found = given["strategy"]
+        assert isinstance(found, DDPStrategy) and found._ddp_kwargs == {"find_unused_parameters": True}
+        Trainer(accelerator="cpu", devices=2, strategy=found, logger=False, enable_checkpointing=False)
 
 
 def test_several_without_a_seed_are_an_error(monkeypatch):

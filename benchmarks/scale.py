@@ -39,7 +39,7 @@ _ABOUT = {
     "peers": (
         "The same cells, with the genes of the transanno model, all of them in memory. CellTypist: reading, normalization and `annotate` "
         "without majority voting. scANVI: one epoch of scVI and one of scANVI were run, and **extrapolated** to the numbers of epochs that "
-        "scvi-tools takes by default. Both were trained by a fifth of the cells or fewer, or on these cells, as the table says."
+        "scvi-tools takes by default. CellTypist was trained on the cells that the transanno model was, scANVI on those of the row."
     ),
 }
 _ABOVE = (

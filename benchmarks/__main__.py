@@ -9,6 +9,7 @@ BENCHMARKS = {
     "speed": "training and prediction throughput and peak memory, by torch and JAX, against scANVI and CellTypist",
     "gpu": "training and prediction of 100,000 cells on a CUDA device, and what the paper's network fits on it",
     "scale": "time and peak memory of annotating queries on disk of 30,000 to 1,000,000 cells",
+    "processes": "accuracy and time of models that two processes trained, against one",
     "memory": "peak memory of training on 30,000 and 100,000 cells, in memory and on disk",
     "accuracy": "tasks × methods × seeds, against linear models, CellTypist and scANVI; cached cell by cell",
     "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",

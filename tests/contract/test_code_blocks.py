@@ -180,6 +180,9 @@ def run(code: str, name: str, namespace: dict[str, Any]) -> None:
         pytest.importorskip("jax", reason="jax, the extra 'jax', is not installed")
     if "_hub(" in code.replace("from_hub(", ""):
         pytest.importorskip("huggingface_hub", reason="huggingface_hub, the extra 'hub', is not installed")
+    if "read_lazy" in code:
+        for package in ("dask", "distributed", "xarray"):
+            pytest.importorskip(package, reason=f"{package}, of the extra 'dask', is not installed")
     for method, folder in (("save", "model"), ("export", "exported")):
         if f'.{method}("{folder}/")' in code:
             shutil.rmtree(folder)  # which other pages read

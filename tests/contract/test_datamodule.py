@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -99,6 +101,45 @@ def trained(datamodule, small, fast):
     model = TransAnno(registry=datamodule.registry, **small)
     model.train(4, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
     return model
+
+
+class LateDataModule(FakeDataModule):
+    """Makes tensors when cells are handed on, as :class:`scvi.dataloaders.AnnbatchDataModule` does."""
+
+    def _collate(self, cells):
+        return {"cells": super()._collate(cells)}
+
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return batch["cells"]
+
+
+def test_a_module_that_makes_tensors_late(reference, query, small, fast):
+    datamodule = LateDataModule(reference, "TransAnno", validation=False)
+    model = TransAnno(registry=datamodule.registry, **small)
+    model.train(4, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
+    assert (model.predict(query) == query.obs["cell_type"].to_numpy()).mean() > 0.9
+
+
+@pytest.mark.skipif(not hasattr(TransAnno, "setup_annbatch"), reason="scvi-tools before 1.5 has no annbatch")
+@pytest.mark.filterwarnings("ignore")  # of annbatch and zarr
+def test_annbatch(make_adata, query, small, fast, tmp_path, monkeypatch):
+    for name in ("annbatch", "zarrs", "zarr"):
+        pytest.importorskip(name)
+    if int(version("annbatch").split(".")[1]) > 2:
+        pytest.skip("scvi-tools 1.5.1 passes arguments that annbatch 0.3 no longer has")
+    monkeypatch.chdir(tmp_path)
+    for seed, n_obs in enumerate((160, 224)):
+        make_adata(n_obs, seed=seed).write_h5ad(f"{seed}.h5ad")
+    datamodule = TransAnno.setup_annbatch(
+        "cells.zarr", ["0.h5ad", "1.h5ad"], "batch", "cell_type", batch_size=32, chunk_size=32, preload_nchunks=4,
+        preload_to_gpu=False, shuffle=True,
+    )  # fmt: skip
+    model = TransAnno(registry=datamodule.registry, **small)
+    model.train(4, datamodule=datamodule, plan_kwargs={"lr": 5e-3}, **fast)
+    assert (model.predict(query) == query.obs["cell_type"].to_numpy()).mean() > 0.9
+    model.save("model", datamodule=datamodule)
+    loaded = TransAnno.load("model", adata=False, datamodule=datamodule)
+    np.testing.assert_array_equal(loaded.predict(query, soft=True), model.predict(query, soft=True))
 
 
 def probabilities(model, datamodule):

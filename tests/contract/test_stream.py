@@ -197,6 +197,20 @@ def test_every_cell_goes_through_the_network_once(model, query, on_disk, tiny, m
     backed.file.close()
 
 
+@pytest.mark.parametrize(("shown", "bars"), [(True, ["Checking", "Predicting"]), (False, [])])
+def test_a_bar_shows_how_far_it_is(shown, bars, model, query, on_disk, tiny, capfd):
+    backed = on_disk(query)
+    tl.annotate(backed, model=model, accelerator="cpu", enable_progress_bar=shown)
+    said = capfd.readouterr().err
+    assert [name for name in ("Checking", "Predicting", "Comparing") if f"{name}: 100%" in said] == bars
+    backed.file.close()
+
+
+def test_data_in_memory_need_no_bar(model, query, capfd):
+    tl.annotate(query, model=model, accelerator="cpu")
+    assert "%" not in capfd.readouterr().err
+
+
 def test_predict_of_another_query_streams_too(model, query, make_adata, on_disk, tiny):
     query_model = TransAnno.load_query_data(make_adata(61, seed=1), model, accelerator="cpu")
     expected = query_model.predict(query, soft=True, refine=True, key_added=None)
@@ -324,6 +338,82 @@ class TestLazy:
         assert type(lazy.X).__module__.startswith("dask")
 
 
+class TestCluster:
+    """dask.distributed: two workers, each a process of its own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def client(cls):
+        pytest.importorskip("xarray", reason="xarray, of the extra 'dask', is not installed")
+        distributed = pytest.importorskip(
+            "distributed", reason="dask.distributed, of the extra 'dask', is not installed"
+        )
+        options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
+            yield client
+
+    @pytest.fixture
+    def sent(self, client, monkeypatch) -> list[object]:
+        """What the workers were sent beside their tasks."""
+        found, original = [], client.scatter
+
+        def spy(data, **options):
+            found.append(data)
+            return original(data, **options)
+
+        monkeypatch.setattr(client, "scatter", spy)
+        return found
+
+    @pytest.mark.parametrize(
+        "change", [as_it_is, other_genes, new_batches, logged, with_empty_cells], ids=lambda change: change.__name__
+    )
+    def test_annotations_are_those_in_memory(self, change, sent, model, query, tiny, tmp_path, monkeypatch):
+        query = change(query)
+        query.write_h5ad(tmp_path / "query.h5ad")
+        tl.annotate(query, model=model, accelerator="cpu", fdr=0.1)
+        lazy = ad.experimental.read_lazy(tmp_path / "query.h5ad")
+        lazy.X = lazy.X.rechunk((17, -1))
+        monkeypatch.setattr(TorchBackend, "__call__", None)  # no cell goes through the network here
+        tl.annotate(lazy, model=model, accelerator="cpu", fdr=0.1)
+        same(lazy.to_memory(), query)
+        assert len(sent) == 1  # the network, once
+
+    def test_cells_in_any_order(self, sent, model, query, tiny):
+        import dask.array as da
+
+        lazy = query.copy()
+        lazy.X = da.from_array(query.X.toarray(), chunks=(19, 31)).map_blocks(sp.csr_matrix)
+        chosen = [60, 3, 3, 41, 0]
+        expected = model.predict(query, indices=chosen, soft=True, key_added=None)
+        found = model.predict(lazy, indices=chosen, soft=True, key_added=None)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+        assert list(found.index) == list(expected.index)
+        assert len(sent) == 1
+
+    def test_an_error_on_a_worker_is_raised_here(self, client, model, query, tiny, tmp_path):
+        import dask.array as da
+
+        disk = tmp_path / "disk"
+        disk.touch()
+
+        def broken(block, block_info=None):
+            if block_info[0]["chunk-location"][0] == 2 and not disk.exists():
+                raise OSError("the disk is gone")
+            return sp.csr_matrix(block)
+
+        lazy = query.copy()
+        lazy.X = da.from_array(query.X.toarray(), chunks=(19, -1)).map_blocks(broken, meta=sp.csr_matrix((0, 0)))
+        query_model = TransAnno.load_query_data(lazy, model, accelerator="cpu")
+        disk.unlink()
+        with pytest.raises(OSError, match="the disk is gone"):
+            query_model.predict()
+        assert "transanno" not in lazy.obs
+
+    def test_data_in_memory_stay_here(self, sent, model, query):
+        model.predict(query)
+        assert not sent
+
+
 @pytest.mark.filterwarnings("ignore:Writing zarr v2 data")
 @pytest.mark.parametrize("change", [as_it_is, dense], ids=lambda change: change.__name__)
 def test_a_zarr_store(change, model, query, tiny, tmp_path):
@@ -397,7 +487,9 @@ class TestCommandLine:
         monkeypatch.undo()
         found = ad.read_h5ad(files / "out.h5ad")
         same(found, expected, "free_text" if more else "transanno")
-        assert capsys.readouterr().out.split("\n", 1)[1] == said.split("\n", 1)[1]
+        written = capsys.readouterr()
+        assert written.out.split("\n", 1)[1] == said.split("\n", 1)[1]
+        assert "Predicting" not in written.err  # which is no terminal
         assert {name.split("[")[0] for name in changed(snapshot(expected), found)} <= {"obs", "obsm"}  # up to rounding
         assert list(found.obs) == list(expected.obs)
         assert set(found.uns) == set(expected.uns)

@@ -17,7 +17,7 @@ from transanno import tl
 from transanno._cli._console import Console
 from transanno._cli._figures import write_figures
 from transanno._cli._outputs import check_model_folder, check_output_file, check_output_folder
-from transanno._cli._progress import progress_arguments
+from transanno._cli._progress import progress_arguments, shows_bars
 from transanno._constants import (
     CONFIDENCE_SUFFIX,
     GROUP_SUFFIX,
@@ -64,7 +64,8 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
             check_obs_column(query, args.labels_key, argument="--labels-key", name="query")
     else:
         console.step(f"Reading {args.reference}")
-        reference = read_h5ad(args.reference, name="reference")
+        read = partial(open_h5ad, n_genes=args.n_top_genes)
+        reference = read_h5ad(args.reference, name="reference", read=read)
         query = _read_query(args, console, protected=(args.labels_key, args.batch_key))
         model = _train(reference, query, args, console)
         del reference  # memory for the query
@@ -179,6 +180,7 @@ def _predict(
             key_added=args.key_added,
             seed=args.seed,
             accelerator=args.accelerator,
+            enable_progress_bar=shows_bars(console),
         )
         for suffix in ("", CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, GROUP_SUFFIX):
             key = f"{args.key_added}{suffix}"

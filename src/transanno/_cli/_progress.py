@@ -37,4 +37,9 @@ def progress_arguments(console: Console) -> dict[str, Any]:
     """-> arguments of ``train``."""
     if console.quiet:
         return {"enable_progress_bar": False}
-    return {} if sys.stderr.isatty() else {"callbacks": [_Lines(console)]}
+    return {} if shows_bars(console) else {"callbacks": [_Lines(console)]}
+
+
+def shows_bars(console: Console) -> bool:
+    """Whether somebody looks at them."""
+    return not console.quiet and sys.stderr.isatty()

@@ -17,6 +17,8 @@ from scvi.train import Trainer, TrainRunner
 from transanno.checks._data import check_not_lazy, did_you_mean
 
 _MAX_SEED = 2**32 - 1
+# That of anndata, which has no X, and scvi-tools' adapter, which says that it is an AnnData.
+_COLLECTIONS = ("AnnCollection", "CollectionAdapter")
 
 
 def check_whole_number(
@@ -50,6 +52,12 @@ def check_adata(value: object, *, name: str, may_be_lazy: bool = False) -> None:
         raise TypeError(
             f"{name} is a MuData, but an AnnData is needed here. Pass the modality that holds the counts, for example "
             f'mdata["{next(iter(value.mod), "rna")}"].'
+        )
+    if type(value).__name__ in _COLLECTIONS:
+        raise TypeError(
+            f"{name} is an AnnCollection. Allowed: an AnnData. Join the files instead, without reading them: "
+            f"{name} = anndata.concat([anndata.experimental.read_lazy(path) for path in paths]), with "
+            "pip install 'transanno[dask]'."
         )
     if not isinstance(value, AnnData):
         raise TypeError(

@@ -16,6 +16,7 @@ from mudata import MuData
 
 from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import check_layer, check_not_empty
+from transanno.checks._progress import cells_bar
 from transanno.checks._warn import telling_nothing
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._check_counts import CheckedCounts, NotFiniteError
@@ -26,6 +27,7 @@ from transanno.data._layers import lacks_layer
 from transanno.data._lazy import with_tables
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.data._other_genes import OtherGenes
+from transanno.data._positions import evenly_spread
 from transanno.data._shared_genes import floor_for_reference
 
 # Cells that are registered in the place of all of these.
@@ -74,7 +76,7 @@ class AlignedData:
     def stand_in(self) -> AlignedData:
         """-> some of the cells, in memory, among which are all batches and labels, and not only empty cells."""
         n_obs = len(self.obs)
-        positions = np.linspace(0, n_obs - 1, min(n_obs, _N_STAND_IN)).astype(int)
+        positions = evenly_spread(n_obs, _N_STAND_IN)
         if len(self.obs.columns):
             positions = np.union1d(positions, np.flatnonzero(~self.obs.duplicated()))
         counts = self.counts.rows(positions)
@@ -155,8 +157,10 @@ def align(
         if only_some and isinstance(source.counts, MatrixCounts):
             counts: Counts = CheckedCounts(aligned, partial(_checked, source, aligned, spec.vocabulary))
         elif aligned.is_on_disk and is_large(aligned.shape):
-            for _ in _checked(source, aligned, spec.vocabulary):
-                pass  # what is wrong is said before minutes go into the cells before it
+            with cells_bar("Checking", aligned.shape[0], is_long=True) as bar:
+                # What is wrong is said before minutes go into the cells before it.
+                for block in _checked(source, aligned, spec.vocabulary):
+                    bar.update(block.shape[0])
             counts = aligned
         else:
             counts = in_memory(aligned, _checked(source, aligned, spec.vocabulary))

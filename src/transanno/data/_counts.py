@@ -100,6 +100,11 @@ def is_large(shape: tuple[int, int]) -> bool:
     return math.prod(shape) > MAX_IN_MEMORY
 
 
+def is_streamed(counts: Counts) -> bool:
+    """Whether cells of a large data set on disk are read whenever they are asked for, which takes a while."""
+    return counts.is_on_disk and is_large(counts.shape)
+
+
 def stack(blocks: Iterable[sp.csr_matrix], n_vars: int) -> sp.csr_matrix:
     """Blocks of cells -> all of them as one float32 CSR matrix ``(n_cells, n_vars)``."""
     values, genes, n_stored = [], [], [0]

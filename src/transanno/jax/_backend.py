@@ -35,6 +35,8 @@ class JaxBackend:
         What log-expression is projected on ``(n_vars, width)``. Default: nothing.
     """
 
+    is_stateless = False  # it writes into its block
+
     def __init__(
         self, weights: Weights, *, n_rows: int, center: np.ndarray | None = None, axes: np.ndarray | None = None
     ) -> None:

@@ -26,6 +26,7 @@ from transanno.predictions._torch import as_minibatch
 from transanno.presets import PAPER
 from transanno.saving._original import load_weights, read_checkpoint
 from transanno.training._epochs import MAX_PRETRAINING_EPOCHS, N_PRETRAINING_VISITS, default_max_epochs
+from transanno.training._processes import count_processes
 from transanno.training._seed import seeded
 from transanno.training._splitter import SplitOnce, ignored_size_warnings
 
@@ -123,6 +124,7 @@ class TransAnnoPretrain(TransAnnoBase):
             plan_kwargs=plan_kwargs,
             trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
         )
+        n_processes = count_processes(accelerator, devices, trainer_config, trainer_kwargs)
         splitter = datamodule
         if datamodule is None:
             self._check_has_data()
@@ -133,6 +135,7 @@ class TransAnnoPretrain(TransAnnoBase):
                     validation_size=validation_size,
                     shuffle_set_split=shuffle_set_split,
                     batch_size=batch_size,
+                    **({"distributed_sampler": True} if n_processes > 1 else {}),
                     **(datasplitter_kwargs or {}),
                 )
         if not self.is_trained_:

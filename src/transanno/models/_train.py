@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from transanno.checks._warn import warn
 from transanno.predictions._torch import as_tensor
 from transanno.training._epochs import MAX_EPOCHS, N_STEPS, N_VISITS, default_max_epochs
 from transanno.training._experts import teach_experts
-from transanno.training._minibatches import first_rows
+from transanno.training._minibatches import first_rows, training_minibatches
 from transanno.training._plan import TransAnnoTrainingPlan
 from transanno.training._progress import current_stage, stage, with_bar
 from transanno.training._threads import at_most_threads
@@ -65,6 +66,10 @@ def run_training(
     model.is_trained = was_trained and model.history is not None
     try:
         with calm_libraries(), stage(current_stage() or name), at_most_threads(model.module.encoder.n_training_threads):
+            if not trainer_kwargs.get("early_stopping"):  # scvi-tools says so even then
+                warnings.filterwarnings(
+                    "ignore", message="early_stopping was automatically disabled due to the use of DDP"
+                )
             runner = model._train_runner_cls(
                 model,
                 training_plan=plan,
@@ -95,7 +100,7 @@ def initialize_module(model: TransAnnoBase, data_splitter: Any, *, genes: bool) 
         dense = as_tensor(model._registered_cells().counts.rows(sample), sparse=False)
     else:
         key = REGISTRY_KEYS.X_KEY
-        dense = first_rows(data_splitter.train_dataloader(), _N_INITIALIZATION, key)[key]
+        dense = first_rows(training_minibatches(data_splitter), _N_INITIALIZATION, key)[key]
     model.module.initialize_from_data(dense, _missing_in(model, data_splitter), genes=genes)
 
 

@@ -9,7 +9,6 @@ from typing import Any, Literal, NoReturn, Self, Unpack
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from lightning.pytorch.strategies import DDPStrategy
 from mudata import MuData
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
@@ -43,6 +42,7 @@ from transanno.saving._export import export_model, write_export
 from transanno.saving._names import folder_of
 from transanno.training._health import warn_if_collapsed
 from transanno.training._minibatches import Minibatch
+from transanno.training._processes import count_processes
 from transanno.training._splitter import AnnotationDataSplitter
 
 
@@ -386,6 +386,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
             trainer_kwargs={"accelerator": accelerator, **trainer_kwargs},
             n_samples_per_label=n_samples_per_label,
         )
+        n_processes = count_processes(accelerator, devices, trainer_config, trainer_kwargs)
         splitter = datamodule
         if datamodule is None:
             self._check_has_data()
@@ -398,7 +399,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
                 shuffle_set_split=shuffle_set_split,
                 batch_size=batch_size,
                 use_labels=self._learns_labels,
-                distributed_sampler=_is_distributed(trainer_kwargs.get("strategy")),
+                n_processes=n_processes,
                 **(datasplitter_kwargs or {}),
             )
         is_query = self.n_reference_batches_ is not None
@@ -898,7 +899,3 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)
-
-
-def _is_distributed(strategy: Any) -> bool:
-    return isinstance(strategy, DDPStrategy) or (isinstance(strategy, str) and "ddp" in strategy)

@@ -10,8 +10,9 @@ import scipy.sparse as sp
 from anndata import AnnData
 from sklearn.neighbors import NearestNeighbors
 
+from transanno.checks._progress import cells_bar
 from transanno.checks._warn import warn
-from transanno.data._counts import CELLS_PER_BLOCK, Counts
+from transanno.data._counts import CELLS_PER_BLOCK, Counts, is_streamed
 from transanno.data._log_normalize import log_normalize
 
 N_NEIGHBORS = 15
@@ -75,9 +76,11 @@ def projected_components(counts: Counts, positions: np.ndarray, is_other: np.nda
     center = np.asarray(adata.X.mean(axis=0)).ravel() @ axes
     del adata
     components = np.empty((len(positions), axes.shape[1]), dtype=np.float32)
-    for start in range(0, len(positions), CELLS_PER_BLOCK):
-        block = slice(start, start + CELLS_PER_BLOCK)
-        components[block] = log_normalize(counts.rows(positions[block]), is_other) @ axes - center
+    with cells_bar("Comparing", len(positions), is_long=is_streamed(counts)) as bar:
+        for start in range(0, len(positions), CELLS_PER_BLOCK):
+            block = slice(start, start + CELLS_PER_BLOCK)
+            components[block] = log_normalize(counts.rows(positions[block]), is_other) @ axes - center
+            bar.update(len(components[block]))
     return components
 
 

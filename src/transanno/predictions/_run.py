@@ -11,8 +11,10 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno._constants import N_CENTER_CELLS
-from transanno.data._counts import CELLS_PER_BLOCK, Counts
+from transanno.checks._progress import cells_bar
+from transanno.data._counts import CELLS_PER_BLOCK, Counts, is_streamed
 from transanno.data._positions import evenly_spread
+from transanno.predictions._cluster import active_client, run_on_cluster
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,21 +47,32 @@ class Outputs(NamedTuple):
 class Backend(Protocol):
     """A network that is ready to predict."""
 
+    is_stateless: bool
+    """whether the workers of a cluster may be sent it and share it"""
+
     def __call__(self, counts: sp.csr_matrix, batch: np.ndarray, is_missing: np.ndarray) -> Outputs:
         """Counts ``(n_cells, n_vars)``, batch codes ``(n_cells,)``, genes that the data lack ``(n_vars,)`` -> outputs."""
 
 
 def run(backend: Backend, cells: Cells, positions: np.ndarray, *, batch_size: int) -> Outputs:
-    """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches."""
+    """Cells at ``positions`` -> outputs in that order, one pass over the cells in minibatches.
+
+    Where the counts are a dask array and the session computes with a client of ``dask.distributed``, on its workers.
+    """
+    client = active_client(cells.counts) if backend.is_stateless and len(positions) else None
+    if client is not None:
+        return run_on_cluster(client, run, backend, cells, positions, batch_size)
     whole: Outputs | None = None
     start = 0
-    for counts, batch in _minibatches(cells, positions, batch_size):
-        part = backend(counts, batch, cells.is_missing)
-        if whole is None:  # filled step by step: parts and the whole beside each other would take twice the memory
-            whole = Outputs(*(np.empty((len(positions), *values.shape[1:]), values.dtype) for values in part))
-        for values, filled in zip(part, whole, strict=True):
-            filled[start : start + len(values)] = values
-        start += len(batch)
+    with cells_bar("Predicting", len(positions), is_long=is_streamed(cells.counts)) as bar:
+        for counts, batch in _minibatches(cells, positions, batch_size):
+            part = backend(counts, batch, cells.is_missing)
+            if whole is None:  # filled step by step: parts and the whole beside each other would take twice the memory
+                whole = Outputs(*(np.empty((len(positions), *values.shape[1:]), values.dtype) for values in part))
+            for values, filled in zip(part, whole, strict=True):
+                filled[start : start + len(values)] = values
+            start += len(batch)
+            bar.update(len(batch))
     assert whole is not None  # of no cells, outputs of no rows
     return whole
 

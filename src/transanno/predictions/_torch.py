@@ -30,6 +30,8 @@ class TorchBackend:
         What log-expression is projected on ``(n_vars, width)``. Default: nothing.
     """
 
+    is_stateless = True
+
     def __init__(self, module: Any, *, center: Tensor | None = None, axes: np.ndarray | None = None) -> None:
         self.module, self.center, self.device = module, center, module.device
         # What is left of the last column says which cells are empty.

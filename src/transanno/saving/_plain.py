@@ -41,7 +41,7 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
+        return to_plain(value.tolist())  # of an array of objects, items may be numpy's
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value

@@ -10,11 +10,15 @@ from mudata import MuData
 
 from transanno._constants import KEY_ADDED, LATENT_KEY, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_annotation
+from transanno.checks._progress import bars
 from transanno.checks._warn import telling_once
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._predict import write_predictions
 from transanno.predictions._predict import Asked
 from transanno.tl._map import fit_for_query, map_and_predict
+
+# Lightning's argument.
+_BAR = "enable_progress_bar"
 
 
 def annotate(
@@ -75,7 +79,8 @@ def annotate(
     accelerator
         Where to compute, see :class:`scvi.train.Trainer`.
     **train_kwargs
-        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``; only with ``reference``.
+        Arguments of :meth:`transanno.TransAnno.train`, such as ``max_epochs``; only with ``reference``, except
+        ``enable_progress_bar``, which also decides on the bar of a large query on disk.
 
     Returns
     -------
@@ -119,7 +124,7 @@ def annotate(
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     with telling_once():
         if model is None:
-            check_adata(reference, name="reference")
+            check_adata(reference, name="reference", may_be_lazy=True)
             assert reference is not None
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
@@ -137,10 +142,13 @@ def annotate(
                 accelerator=accelerator,
                 **train_kwargs,
             )
-        elif train_kwargs or pretrained is not None:
-            unused = [*train_kwargs, *(["pretrained"] if pretrained is not None else [])]
+        elif train_kwargs.keys() - {_BAR} or pretrained is not None:
+            unused = [*(train_kwargs.keys() - {_BAR}), *(["pretrained"] if pretrained is not None else [])]
             raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
-        query_model, predictions = map_and_predict(query, model, asked, layer=layer, seed=seed, accelerator=accelerator)
+        with bars(bool(train_kwargs.get(_BAR, True))):
+            query_model, predictions = map_and_predict(
+                query, model, asked, layer=layer, seed=seed, accelerator=accelerator
+            )
     write_predictions(query_model, predictions, query, key_added, asked)
     query.obsm[LATENT_KEY] = predictions.z
     return query_model

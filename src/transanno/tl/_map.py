@@ -12,6 +12,7 @@ from transanno.checks._data import check_obs_column
 from transanno.data._cells import check_query
 from transanno.data._labels import as_strings
 from transanno.data._layers import layer_of_each
+from transanno.data._lazy import with_tables
 from transanno.data._reference_names import named_as_query
 from transanno.models import TransAnno
 from transanno.models._predict import predict_cells
@@ -36,6 +37,7 @@ def fit_for_query(
     -> the model, and ``layer`` if the query has it, else None: one of both may keep its counts elsewhere.
     """
     check_adata(query, name="query")
+    reference = with_tables(reference)
     reference_layer, layer = layer_of_each(reference, query, layer)
     reference = named_as_query(reference, query.var)
     query_genes = check_query(query, reference.var_names, layer=layer)

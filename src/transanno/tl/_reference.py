@@ -15,6 +15,7 @@ from transanno.checks._data import check_layer, check_not_empty, check_obs_colum
 from transanno.checks._warn import telling_nothing
 from transanno.data._colors import read_colors
 from transanno.data._gene_ids import other_features
+from transanno.data._lazy import with_tables
 from transanno.data._match_genes import match_genes
 from transanno.data._reference import WantedGenes, least_shared, read_reference
 from transanno.data._reference_names import named_as_query
@@ -49,7 +50,8 @@ def fit_reference(
     Parameters
     ----------
     reference
-        Labeled cells with raw counts, or values that they can be restored from, see :func:`transanno.pp.check`.
+        Labeled cells with raw counts, or values that they can be restored from, see :func:`transanno.pp.check`. In memory, on
+        disk or lazy: it is read twice, in blocks of cells, and the counts of the model's genes are kept.
     labels_key
         Column of ``obs`` with the cell types.
     batch_key
@@ -92,7 +94,8 @@ def fit_reference(
     >>> model = transanno.tl.fit_reference(reference, "cell_type")
     >>> model.save("model/")
     """
-    check_adata(reference, name="reference")
+    check_adata(reference, name="reference", may_be_lazy=True)
+    reference = with_tables(reference)
     batch_key = one_column(batch_key, argument="batch_key")
     check_whole_number("n_top_genes", n_top_genes, 1)
     check_seed(seed)
@@ -177,6 +180,8 @@ def pretrain(
     >>> pretrained = transanno.tl.pretrain(atlas)
     >>> transanno.tl.annotate(query, reference, labels_key="cell_type", pretrained=pretrained)
     """
+    check_adata(adata, name="adata", may_be_lazy=True)
+    adata = with_tables(adata)
     _check_reference(adata, None, batch_key, layer, name="adata")
     measured = adata.var_names[~other_features(adata.var)]
     wanted = WantedGenes(measured.astype(str), measured.astype(str), genes, n_top_genes)
@@ -194,7 +199,7 @@ def _check_reference(
 ) -> None:
     check_not_empty(reference, name=name)
     check_unique_genes(reference.var_names, name=name)
-    check_layer(reference, layer, name=name)
+    check_layer(reference, layer, name=name, may_be_lazy=True)
     for argument, key in (("labels_key", labels_key), ("batch_key", batch_key)):
         if key is not None:
             check_obs_column(reference, key, argument=argument, name=name)

@@ -10,7 +10,7 @@ from torch.utils.data import Sampler
 
 # Types that take part in an episode, at least and at most, as a share of all; and how even their proportions are.
 _SHARE_OF_TYPES, _CONCENTRATION = (0.4, 1.0), 0.8
-# An epoch has at least so many episodes: small references would spend their time between epochs.
+# An epoch has at least so many episodes for every process: small references would spend their time between epochs.
 _MIN_EPISODES = 25
 
 
@@ -22,16 +22,19 @@ class EpisodeSampler(Sampler[list[int]]):
     and cells of each drawn with replacement. Where no cell has a label, cells are drawn as they are in the data.
 
     ``codes (n_obs,)`` are label codes of the training cells, -1 for unlabeled ones; with ``n_samples_per_label``, only so many
-    labeled cells of every type, drawn anew, take part in an epoch.
+    labeled cells of every type, drawn anew, take part in an epoch. The episodes of an epoch are shared among ``n_processes``.
     """
 
-    def __init__(self, codes: np.ndarray, *, batch_size: int, n_samples_per_label: int | None = None) -> None:
+    def __init__(
+        self, codes: np.ndarray, *, batch_size: int, n_samples_per_label: int | None = None, n_processes: int = 1
+    ) -> None:
         self.cells = [np.flatnonzero(codes == code) for code in np.unique(codes[codes >= 0])] or [np.arange(len(codes))]
         self.batch_size = batch_size
         self.n_samples_per_label = n_samples_per_label
+        self.min_episodes = _MIN_EPISODES * n_processes
 
     def __len__(self) -> int:
-        return max(-(-sum(map(len, self.cells)) // self.batch_size), _MIN_EPISODES)
+        return max(-(-sum(map(len, self.cells)) // self.batch_size), self.min_episodes)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng(int(torch.randint(2**31, ())))  # seeded by what scvi-tools seeds

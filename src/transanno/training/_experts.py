@@ -14,7 +14,7 @@ from transanno.data._counts import Counts
 from transanno.data._log_normalize import log_normalize
 from transanno.nn import CellTypeHead, Shares
 from transanno.predictions._regression import fit_regression
-from transanno.training._minibatches import first_rows
+from transanno.training._minibatches import first_rows, training_minibatches
 from transanno.training._module import TransAnnoModule
 
 SHARES = Shares(deep=0.6, linear=0.2, cosine=0.2)
@@ -116,7 +116,9 @@ def teach_experts(module: TransAnnoModule, counts: Counts | None, data_splitter:
         chosen = training[choose_cells(data_splitter.codes[training], rng)]
         values, codes = counts.rows(chosen), data_splitter.codes[chosen]
     else:
-        found = first_rows(data_splitter.train_dataloader(), MAX_CELLS, REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY)
+        found = first_rows(
+            training_minibatches(data_splitter), MAX_CELLS, REGISTRY_KEYS.X_KEY, REGISTRY_KEYS.LABELS_KEY
+        )
         codes = found[REGISTRY_KEYS.LABELS_KEY].flatten().long().cpu().numpy()
         codes = np.where(codes < module.n_classes, codes, -1)
         chosen = choose_cells(codes, rng)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 
 Minibatch = dict[str, torch.Tensor]
+
+
+def training_minibatches(data_module: Any) -> Iterator[Minibatch]:
+    """Minibatches of a Lightning data module as it hands them on: those of scvi-tools make tensors of them only then."""
+    for minibatch in data_module.train_dataloader():
+        yield data_module.on_before_batch_transfer(minibatch, 0)
 
 
 def first_rows(minibatches: Iterable[Minibatch], n_obs: int, *keys: str) -> Minibatch:

@@ -193,7 +193,9 @@ class TransAnnoTrainingPlan(TrainingPlan):
         how many they are; metric objects are updated by whoever logs them, and average themselves.
         """
         if not self._is_in_training_step or how.get("on_step"):
-            super().log(name, value, **how)
+            # scvi-tools logs in inference mode, whose tensors several processes cannot add up in place on CPUs.
+            with torch.inference_mode(False):
+                super().log(name, value.clone() if isinstance(value, torch.Tensor) else value, **how)
             return
         if isinstance(value, Metric):
             self._epoch_logs[name] = (value, None, how)
@@ -214,6 +216,12 @@ class TransAnnoTrainingPlan(TrainingPlan):
             return super().training_step(batch, batch_idx)
         finally:
             self._is_in_training_step = False
+
+    def on_train_start(self) -> None:
+        """Let every process draw augmentations of its own: they start from one seed."""
+        if self.trainer.world_size > 1:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+        super().on_train_start()
 
     def on_train_epoch_end(self) -> None:
         """Hand the averages of the epoch over to Lightning."""

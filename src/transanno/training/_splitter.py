@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from scvi import REGISTRY_KEYS, settings
 from scvi.data import AnnDataManager
-from scvi.dataloaders import AnnDataLoader, DataSplitter
+from scvi.dataloaders import DataSplitter
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transanno.checks._data import check_choice, check_interval
-from transanno.checks._warn import warn
 from transanno.training._episodes import EpisodeSampler
+from transanno.training._processes import DrawnAlike
 
 
 @contextmanager
@@ -156,8 +156,8 @@ class AnnotationDataSplitter(SplitOnce):
 
     ``n_labels`` is the number of label categories, the unlabeled one included; ``class_balance`` is ``"episodes"``, see
     :class:`~transanno.training._episodes.EpisodeSampler`, or what :class:`ClassBalancedSampler` takes. Without ``use_labels``
-    all cells count as unlabeled: labels have no influence on which cells are drawn. Other arguments are those of
-    :class:`~scvi.dataloaders.DataSplitter`.
+    all cells count as unlabeled: labels have no influence on which cells are drawn. ``n_processes`` share the minibatches of an
+    epoch. Other arguments are those of :class:`~scvi.dataloaders.DataSplitter`.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class AnnotationDataSplitter(SplitOnce):
         class_balance: float | Literal["episodes", "oversample"] = "episodes",
         n_samples_per_label: int | None = None,
         use_labels: bool = True,
-        distributed_sampler: bool = False,
+        n_processes: int = 1,
         **kwargs,
     ) -> None:
         if isinstance(class_balance, str):
@@ -179,6 +179,8 @@ class AnnotationDataSplitter(SplitOnce):
             raise ValueError(
                 f"n_samples_per_label={n_samples_per_label} is less than 1. Give a number of cells, or None."
             )
+        if n_processes > 1:  # of the loader of validation cells, which Lightning would take apart wrongly
+            kwargs["distributed_sampler"] = True
         with ignored_size_warnings():
             super().__init__(adata_manager, **kwargs)
         self.n_train: int
@@ -190,12 +192,7 @@ class AnnotationDataSplitter(SplitOnce):
         self.n_classes = n_labels - 1
         self.class_balance = class_balance
         self.n_samples_per_label = n_samples_per_label
-        self.distributed_sampler = distributed_sampler
-        if distributed_sampler:
-            warn(
-                "Training is distributed over several processes: cells are drawn as they are in the data, and class_balance "
-                "and n_samples_per_label have no effect."
-            )
+        self.n_processes = n_processes
 
     def _split(self, stage: str | None) -> None:
         super()._split(stage)
@@ -216,17 +213,10 @@ class AnnotationDataSplitter(SplitOnce):
 
     def train_dataloader(self) -> DataLoader:
         """Minibatches drawn by the sampler that ``class_balance`` names."""
-        if self.distributed_sampler:
-            return AnnDataLoader(
-                self.adata_manager,
-                indices=self.train_idx,
-                shuffle=True,
-                drop_last=self.drop_last,
-                distributed_sampler=True,
-                pin_memory=self.pin_memory,
-                **self.data_loader_kwargs,
-            )
-        sampler = self._sampler()
+        sampler: Sampler = self._sampler()
+        if self.n_processes > 1:
+            assert self.trainer is not None
+            sampler = DrawnAlike(sampler, self.trainer.strategy.broadcast)
         indices = self.train_idx.astype(int)
         dataset: Dataset
         if self.adata_manager.adata.isbacked:
@@ -247,15 +237,20 @@ class AnnotationDataSplitter(SplitOnce):
 
     @property
     def n_steps_per_epoch(self) -> int:
-        """Minibatches in an epoch of training."""
+        """Minibatches in an epoch of training, for every process."""
         self.setup("fit")
-        return len(self._sampler())
+        return -(-len(self._sampler()) // self.n_processes)
 
     def _sampler(self) -> EpisodeSampler | ClassBalancedSampler:
         batch_size = self.data_loader_kwargs.get("batch_size") or settings.batch_size
         codes = self.codes[self.train_idx.astype(int)]
         if self.class_balance == "episodes":
-            return EpisodeSampler(codes, batch_size=batch_size, n_samples_per_label=self.n_samples_per_label)
+            return EpisodeSampler(
+                codes,
+                batch_size=batch_size,
+                n_samples_per_label=self.n_samples_per_label,
+                n_processes=self.n_processes,
+            )
         return ClassBalancedSampler(
             codes,
             batch_size=batch_size,

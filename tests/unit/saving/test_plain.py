@@ -42,6 +42,7 @@ def test_frames_keep_index_and_names(dtype):
 def test_text_is_json_without_tags_where_none_are_needed():
     assert json.loads(to_json({"a": [1, None, np.float32(0.5)]})) == {"a": [1, None, 0.5]}
     assert to_plain({"a": np.array([1, 2]), "b": (np.int64(3),)}) == {"a": [1, 2], "b": [3]}
+    assert type(to_plain(np.array([np.str_("a")], dtype=object))[0]) is str
 
 
 @pytest.mark.parametrize(

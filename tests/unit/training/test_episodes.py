@@ -32,6 +32,12 @@ def test_an_epoch_is_as_long_as_the_labeled_cells_and_at_least_25_episodes(batch
     assert sizes == [batch_size] * n_episodes
 
 
+@pytest.mark.parametrize(("n_processes", "n_episodes"), [(1, 29), (2, 50), (3, 75)])
+def test_every_process_has_at_least_25_of_them(n_processes, n_episodes):
+    sampler = make_sampler(batch_size=3, n_processes=n_processes)
+    assert len(sampler) == len(list(sampler)) == n_episodes
+
+
 def test_positions_are_plain_numbers():
     """As lists: torch's data sets are asked for rows by them."""
     minibatch = next(iter(make_sampler()))

@@ -256,6 +256,11 @@ class TestAnnotationDataSplitter:
         assert splitter.n_steps_per_epoch == len(splitter.train_dataloader())
         assert splitter.n_steps_per_epoch == len(list(splitter.train_dataloader()))
 
+    @pytest.mark.parametrize("n_processes", [2, 3])
+    def test_steps_are_shared_among_processes(self, n_processes):
+        alone, shared = (make_splitter(class_balance=0.5, n_processes=n) for n in (1, n_processes))
+        assert shared.n_steps_per_epoch == -(-alone.n_steps_per_epoch // n_processes)
+
     def test_without_use_of_labels_no_cell_counts_as_labeled(self):
         splitter = make_splitter(use_labels=False, train_size=1.0)
         splitter.setup()

@@ -192,9 +192,10 @@ def measure_celltypist(path: Path, model: Path) -> dict[str, Any]:
     genes = transanno.TransAnno.load(model, False, accelerator="cpu").genes
 
     def normalized(adata: AnnData) -> AnnData:
+        adata = adata[:, genes].copy()  # CellTypist wants 10,000 counts of the genes that it is given
         sc.pp.normalize_total(adata, target_sum=1e4)
         sc.pp.log1p(adata)
-        return adata[:, genes].copy()
+        return adata
 
     trained = celltypist.train(normalized(_trained_on()), labels=LABEL, n_jobs=1, feature_selection=False)
     small = ad.read_h5ad(path, backed="r")[:: max(1, _n_obs(path) // 600)].to_memory()

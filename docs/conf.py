@@ -1,8 +1,10 @@
 """Sphinx configuration of the documentation."""
 
 import os
+import shutil
 import warnings
 from importlib.metadata import metadata
+from pathlib import Path
 
 info = metadata("transanno")
 
@@ -26,6 +28,11 @@ extensions = [
     "sphinx_autodoc_typehints",  # after napoleon, whose parameter lists it adds the types to
     "sphinxcontrib.bibtex",
 ]
+# Links between notebooks are found only where they lie below this folder, and not through a symbolic link.
+_TUTORIALS = Path(__file__).parent / "tutorials"
+shutil.rmtree(_TUTORIALS, ignore_errors=True)
+shutil.copytree(_TUTORIALS.parents[1] / "tutorials", _TUTORIALS, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+
 exclude_patterns = ["_build", "Thumbs.db", "**.ipynb_checkpoints", "tutorials/README.md"]
 templates_path = ["_templates"]
 

@@ -47,7 +47,7 @@ def clean(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Leave out times, counters, progress and paths, which differ from run to run."""
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
     }
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.metadata = {"tags": cell.metadata["tags"]} if "tags" in cell.metadata else {}

@@ -203,7 +203,7 @@ class TestPicture:
 
 
 def test_data_in_the_place_of_the_model_are_a_clear_error(model, query):
-    with pytest.raises(TypeError, match="model is a AnnData. Allowed: a TransAnno model or the folder"):
+    with pytest.raises(TypeError, match="model is a AnnData. Allowed: a TransAnno model, the folder"):
         tl.explain(query, 0)
 
 

@@ -69,10 +69,9 @@ class TestLazy:
 
     def test_is_one_sentence_wherever_all_cells_are_needed(self, lazy, model):
         for function in (
-            lambda: tl.annotate(lazy, lazy, labels_key="cell_type", accelerator="cpu"),
             lambda: pp.check(lazy),
             lambda: TransAnno.setup_anndata(lazy, "cell_type"),
-            lambda: tl.fit_reference(lazy, "cell_type"),
+            lambda: tl.cross_validate(lazy, "cell_type"),
             lambda: pp.align_genes(lazy, model),
         ):
             with pytest.raises(TypeError, match=r"is lazy .*to_memory\(\)"):

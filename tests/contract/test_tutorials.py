@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import nbformat
 import pytest
-
 from tutorials.execute import DATA, NOTEBOOKS, execute, files_of
 
 NAMES = [path.stem for path in NOTEBOOKS]

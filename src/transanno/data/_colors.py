@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ _LEAST_CHROMA, _LUMINANCES = 0.15, (0.05, 0.85)
 
 def read_colors(data: AnnData | MuData, key: str) -> dict[str, str]:
     """``uns[f"{key}_colors"]`` by the categories of ``obs[key]``; nothing if there are none, or fewer than categories."""
-    colors, column = data.uns.get(f"{key}_colors"), data.obs.get(key)
-    if column is None or not isinstance(column.dtype, pd.CategoricalDtype):
+    colors, column = data.uns.get(f"{key}_colors"), data.obs[key] if key in data.obs else None
+    if not isinstance(column, pd.Series) or not isinstance(
+        column.dtype, pd.CategoricalDtype
+    ):  # lazy tables have no colors
         return {}
     names = column.cat.categories.astype(str)
     colors = colors.tolist() if isinstance(colors, np.ndarray) else colors
@@ -41,14 +43,15 @@ def _as_text(color: Any) -> str | None:
     return to_hex(color, keep_alpha=True) if is_color_like(color) else None
 
 
-def write_colors(data: AnnData | MuData, key: str, known: Mapping[str, str], before: Mapping[str, str]) -> None:
-    """Give the categories of ``obs[key]``, which are new, the colors that are known.
+def write_colors(
+    data: AnnData | MuData, key: str, names: Sequence[str], known: Mapping[str, str], before: Mapping[str, str]
+) -> None:
+    """Give the categories of ``obs[key]``, which are new and have these names, the colors that are known.
 
     ``before`` are those of the column that was replaced. They stay where they fit; otherwise the types that were there keep
     theirs unless another one is known. Where nothing is known nothing is written, and scanpy takes colors of its own.
     """
-    names = data.obs[key].cat.categories.astype(str).tolist()
-    if list(before) == names or not (known or before):
+    if list(before) == list(names) or not (known or before):
         return
     colors = complete_colors(names, {**before, **known})
     data.uns[f"{key}_colors"] = [colors[name] for name in names]

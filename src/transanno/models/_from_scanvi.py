@@ -91,7 +91,7 @@ def drop_scanvi_arguments(method: str, given: Mapping[str, Any]) -> dict[str, An
     TypeError
         If one asks for something that is not there, with what to do instead.
     """
-    known, others = ARGUMENTS[method], {}
+    known, others = ARGUMENTS.get(method, {}), {}
     for name, value in given.items():
         if name not in known:
             others[name] = value

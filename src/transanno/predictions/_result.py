@@ -113,7 +113,7 @@ class Predictions:
             columns[f"{key_added}{SET_SUFFIX}"] = pd.Categorical(self._of_all(np.array(texts, dtype=object), None))
         colors_before = read_colors(data, key_added)
         write_obs(data, columns)
-        write_colors(data, key_added, self.colors, colors_before)
+        write_colors(data, key_added, columns[key_added].categories.astype(str).tolist(), self.colors, colors_before)
         _forget(data, key_added, [suffix for suffix in _SUFFIXES if f"{key_added}{suffix}" not in columns])
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)

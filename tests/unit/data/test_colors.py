@@ -57,13 +57,25 @@ def test_new_types_get_no_color_that_is_taken() -> None:
 
 def test_fitting_colors_stay_and_others_follow_their_types() -> None:
     adata = cells("T", "B", colors=["red", "blue"])
-    write_colors(adata, "type", {"B": "#000001", "T": "#000002"}, {"B": "red", "T": "blue"})
+    write_colors(
+        adata,
+        "type",
+        adata.obs["type"].cat.categories.tolist(),
+        {"B": "#000001", "T": "#000002"},
+        {"B": "red", "T": "blue"},
+    )
     assert adata.uns["type_colors"] == ["red", "blue"]
-    write_colors(adata, "type", {"B": "#000001"}, {"A": "green", "B": "red", "T": "blue"})
+    write_colors(
+        adata,
+        "type",
+        adata.obs["type"].cat.categories.tolist(),
+        {"B": "#000001"},
+        {"A": "green", "B": "red", "T": "blue"},
+    )
     assert adata.uns["type_colors"] == ["#000001", "blue"]
 
 
 def test_nothing_is_written_where_nothing_is_known() -> None:
     adata = cells("T", "B")
-    write_colors(adata, "type", {}, {})
+    write_colors(adata, "type", adata.obs["type"].cat.categories.tolist(), {}, {})
     assert "type_colors" not in adata.uns

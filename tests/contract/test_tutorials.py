@@ -17,6 +17,11 @@ def notebook(request) -> nbformat.NotebookNode:
     return nbformat.read(request.param, as_version=4)
 
 
+@pytest.fixture
+def name(request, notebook) -> str:
+    return request.node.callspec.id
+
+
 def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 11
 
@@ -39,8 +44,9 @@ def test_outputs_are_of_a_whole_and_quiet_run(notebook):
         assert not [text for text in texts if re.search(noise, text)], noise
 
 
-def test_first_cell_is_the_title_and_the_last_says_what_is_next(notebook):
+def test_first_cell_is_the_title_and_the_last_says_what_is_next(notebook, name):
     first, last = notebook.cells[0], notebook.cells[-1]
     assert first.cell_type == last.cell_type == "markdown"
     assert first.source.startswith("# ")
+    assert f"/tutorials/{name}.ipynb)" in first.source  # on Colab
     assert "## What next" in last.source

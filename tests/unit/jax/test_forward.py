@@ -125,11 +125,14 @@ class TestBlocks:
 
 
 class TestPage:
-    def test_head_of_ones_own_learns(self, exported, make_adata):
-        """The lines of the page, as they are."""
+    @pytest.mark.parametrize("optimizer", ["", " by optax"])
+    def test_head_of_ones_own_learns(self, exported, make_adata, optimizer):
+        """The lines of the page, as they are; those by optax go on from a head that has learnt nothing."""
+        if optimizer:
+            pytest.importorskip("optax", reason="optax, which no extra brings, is not installed")
         adata = make_adata(97, seed=2)
         types, y = np.unique(adata.obs["cell_type"], return_inverse=True)
-        lines = re.search(r"<!-- own head -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
+        blocks = dict(re.findall(r"<!-- own head(.*?) -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
         names = {
             "transanno": transanno,
             "predictor": transanno.jax.load_predictor(exported),
@@ -137,6 +140,9 @@ class TestPage:
             "y": jnp.asarray(y),
             "n_classes": len(types),
         }
-        exec(lines, names)
+        exec(blocks[""], names)
+        if optimizer:
+            names["head"] = jax.tree.map(jnp.zeros_like, names["head"])
+            exec(blocks[optimizer], names)
         called = (names["z"] @ names["head"]["weight"] + names["head"]["bias"]).argmax(axis=1)
         assert (called == y).mean() > 0.9

@@ -529,6 +529,30 @@ class TestKilled:
         assert len(leftovers) == (signum == signal.SIGKILL)
 
     @needs_signals
+    @pytest.mark.parametrize("after", ["obs", "obsm"])
+    def test_a_signal_while_writing_into_the_copy_of_a_large_query(self, files: Path, saved_reference, after) -> None:
+        assert main(annotate_by_model(saved_reference)) == 0
+        good, query = Path("out.h5ad").read_bytes(), Path("query.h5ad").read_bytes()
+        code = (
+            "import os, sys, anndata.io\n"
+            "import transanno.data._counts\n"
+            "transanno.data._counts.MAX_IN_MEMORY = 10\n"
+            "write = anndata.io.write_elem\n"
+            "def write_and_die(group, key, value, **kwargs):\n"
+            "    write(group, key, value, **kwargs)\n"
+            f"    if key == {after!r} or group.name == {'/' + after!r}:\n"
+            f"        os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+            "anndata.io.write_elem = write_and_die\n"
+            "from transanno.cli import main\n"
+            "sys.exit(main(sys.argv[1:]))\n"
+        )
+        run = subprocess.run([sys.executable, "-c", code, *annotate_by_model(saved_reference)], capture_output=True)
+        assert run.returncode == -signal.SIGKILL
+        assert Path("query.h5ad").read_bytes() == query
+        assert Path("out.h5ad").read_bytes() == good
+        assert [name for name in os.listdir(".") if name.startswith(".out.h5ad.tmp-")]  # what was being written
+
+    @needs_signals
     def test_an_interrupt_while_training(self, files: Path) -> None:
         before = sorted(os.listdir("."))
         arguments = annotate_by_reference("--max-epochs", "100", "--save-model", "model")

@@ -126,10 +126,18 @@ def _auroc_table(rows: list[Row]) -> str:
     for name, is_whole in (("types that the reference never had", True), ("a type left out", False)):
         kept = [row for row in rows if row["auroc"] and (row["left_out"] is None) == is_whole]
         frame = pd.DataFrame([row["auroc"] for row in kept])
-        studies = [row["query_study"] for row in kept]
+        studies = pd.Series([row["query_study"] for row in kept])
+        methods, is_everywhere = list(frame), frame.notna().all()
         means = frame.groupby(studies).mean()
-        lines.append([name, str(len(kept)), *(_mean(means[method].dropna()) for method in frame)])
-        methods = list(frame)
+        lines.append(
+            [name, str(len(kept)), *(_mean(means[method]) if is_everywhere[method] else "–" for method in frame)]
+        )
+        if not is_everywhere.all():  # scANVI takes minutes for a task, and may have been run on some
+            part = frame.dropna()
+            means = part.groupby(studies[part.index]).mean()
+            lines.append(
+                ["of these, those that all methods ran on", str(len(part)), *(_mean(means[method]) for method in frame)]
+            )
         if is_whole:
             columns = ["unknown cells are of", "tasks", *methods]
         else:

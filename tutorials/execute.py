@@ -27,7 +27,9 @@ _CELL_FILE = re.compile(r"\S*ipykernel_\d+\S*:\d+: ")
 # Progress, which writes over itself; and below a warning the code that it points at, which is that of the cell.
 _NOISE = {
     "stdout": re.compile(r"^.*(it/s|s/it).*\n?|^.*\r.*\n?", re.MULTILINE),
-    "stderr": re.compile(r"^Seed set to.*\n?|^.*TqdmWarning.*\n?|^  \S.*\n?|^.*(it/s|s/it).*\n?|^.*\r.*\n?", re.MULTILINE),
+    "stderr": re.compile(
+        r"^Seed set to.*\n?|^.*TqdmWarning.*\n?|^  \S.*\n?|^.*(it/s|s/it).*\n?|^.*\r.*\n?", re.MULTILINE
+    ),
 }
 
 

@@ -150,6 +150,7 @@ class TestAnnotate:
         assert group.n_cells == is_grouped.sum()
         assert group.group in out
         assert group.markers in out
+        assert "On other studies fdr=0.2 found 25% of the unknown cells on average" in out
 
     def test_cells_that_nobody_assigned_are_left_out_of_the_scores(self, files, saved_reference, query, capsys) -> None:
         query.obs["cell_type"] = query.obs["cell_type"].astype(str)

@@ -12,7 +12,7 @@ from benchmarks.trust._choose import choose_novelty, choose_probability, judge_n
 from benchmarks.trust._grids import NOVELTY_GRID, PROBABILITY_GRID
 from benchmarks.trust._tasks import to_leave_out
 
-from transanno.predictions._studies import NOVELTY_LIMITS, PROBABILITY_LIMITS
+from transanno.predictions._studies import MEASURED, NOVELTY_LIMITS, PROBABILITY_LIMITS, what_to_expect
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "trust" / "trust.json"
 
@@ -83,3 +83,11 @@ def test_the_commonest_type_below_the_share_and_a_middling_one_are_left_out():
 def test_the_package_ships_what_the_benchmark_chose(shipped, kind):
     chosen = json.loads(RESULTS.read_text(encoding="utf-8"))["limits"][kind]
     assert {float(wanted): limit for wanted, limit in chosen.items()} == shipped
+
+
+@pytest.mark.parametrize("fdr", list(MEASURED))
+def test_what_users_are_told_is_what_was_measured(fdr):
+    rows = pd.DataFrame(json.loads(RESULTS.read_text(encoding="utf-8"))["novelty"][f"{fdr:g}"]).dropna(subset=["found"])
+    mean = rows.groupby("study")[["found", "false_discoveries"]].mean().mean()
+    assert MEASURED[fdr] == pytest.approx(tuple(mean), abs=0.006)
+    assert f"{MEASURED[fdr][0]:.0%} of the unknown" in what_to_expect(fdr)

@@ -6,6 +6,7 @@ is the same wherever it is asked for.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -172,7 +173,7 @@ def _undo_hint(scale: Scale) -> str:
     if scale.kind != "log1p" or scale.target_sum is None or scale.is_restorable:
         return ""
     base = scale.bases[0]
-    undone = "numpy.expm1(X)" if base == np.e else f"{base:g} ** X - 1"
+    undone = "numpy.expm1(X)" if base == math.e else f"{base:g} ** X - 1"
     return f"Without the logarithm, {undone}, the values are accepted as TPM are. "
 
 

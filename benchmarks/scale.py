@@ -159,7 +159,7 @@ def measure_on_cluster(path: Path, model: Path, n_workers: int) -> dict[str, Any
     query = ad.experimental.read_lazy(path)
     with ExitStack() as stack:
         if n_workers:
-            cluster = distributed.LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None)
+            cluster = distributed.LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=":0")
             client = stack.enter_context(distributed.Client(stack.enter_context(cluster)))
             client.run(__import__, "transanno")
         row, _ = _timed(path, lambda: transanno.tl.annotate(query, **options))

@@ -348,7 +348,7 @@ class TestCluster:
         distributed = pytest.importorskip(
             "distributed", reason="dask.distributed, of the extra 'dask', is not installed"
         )
-        options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": None}
+        options = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "dashboard_address": ":0"}
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
             yield client
 

@@ -27,6 +27,7 @@ from benchmarks._data import (
     on_shared_genes,
     read_pairs,
     run_info,
+    score,
     write_results,
 )
 from benchmarks.speed import GIB, PAIR, enlarged
@@ -106,15 +107,8 @@ def train(reference: AnnData, query: AnnData, device: str, precision: str) -> tu
         "episodes_per_second": n_steps / seconds,
         "card_gib": torch.cuda.max_memory_allocated() / GIB if device == "gpu" else None,
     }
-    predicted = np.asarray(model.predict(query)).astype(str)
-    return row | {"accuracy": accuracy(query, reference, predicted)}, model
-
-
-def accuracy(query: AnnData, reference: AnnData, predicted: np.ndarray) -> float:
-    """Share of right labels among query cells whose type the reference has."""
-    truth = query.obs[LABEL].astype(str).to_numpy()
-    is_known = np.isin(truth, reference.obs[LABEL].astype(str).unique())
-    return float((predicted[is_known] == truth[is_known]).mean())
+    _, accuracy = score(query.obs[LABEL], model.predict(query), reference.obs[LABEL])
+    return row | {"accuracy": accuracy}, model
 
 
 def predict(model: Any, query: AnnData, device: str) -> dict[str, Any]:

@@ -22,9 +22,8 @@ _LEAST_CHROMA, _LUMINANCES = 0.15, (0.05, 0.85)
 def read_colors(data: AnnData | MuData, key: str) -> dict[str, str]:
     """``uns[f"{key}_colors"]`` by the categories of ``obs[key]``; nothing if there are none, or fewer than categories."""
     colors, column = data.uns.get(f"{key}_colors"), data.obs[key] if key in data.obs else None
-    if not isinstance(column, pd.Series) or not isinstance(
-        column.dtype, pd.CategoricalDtype
-    ):  # lazy tables have no colors
+    # Columns of lazy tables are no series, and their colors are not looked for.
+    if not isinstance(column, pd.Series) or not isinstance(column.dtype, pd.CategoricalDtype):
         return {}
     names = column.cat.categories.astype(str)
     colors = colors.tolist() if isinstance(colors, np.ndarray) else colors

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 if TYPE_CHECKING:
     from transanno.models._base import TransAnnoBase
 
@@ -41,9 +39,8 @@ def evaluation(model: Any) -> dict[str, str]:
         "calibrated": f"by {calibration.n_cells:,} cells{whole} that were held out from training; expected calibration error "
         f"{calibration.ece_before:.3f} before, {calibration.ece_after:.3f} after"
     }
-    if calibration.confusion is not None:
-        right = np.trace(calibration.confusion) / calibration.confusion.sum()
-        found["held-out cells called right"] = f"{right:.1%}, each by itself"
+    if calibration.accuracy is not None:
+        found["held-out cells called right"] = f"{calibration.accuracy:.1%}, each by itself"
     return found
 
 

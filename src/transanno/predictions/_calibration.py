@@ -63,6 +63,11 @@ class Calibration:
             confusion=confusion_matrix(codes, own.argmax(axis=1), labels=np.arange(own.shape[1])),
         )
 
+    @property
+    def accuracy(self) -> float | None:
+        """Share of these cells that were called right, each by itself; None in models of before."""
+        return None if self.confusion is None else float(np.trace(self.confusion) / self.confusion.sum())
+
     def temper(self, probabilities: np.ndarray, *, refined: bool = False) -> np.ndarray:
         """Probabilities ``(n_cells, n_labels)`` -> the same, as sure as they should be."""
         return temper(probabilities, self.temperature_refined if refined else self.temperature)

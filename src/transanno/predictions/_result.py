@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from transanno._constants import (
 from transanno.data._colors import read_colors, write_colors
 from transanno.predictions._groups import UnknownGroups
 
-_SUFFIXES = (NOVELTY_SUFFIX, GROUP_SUFFIX, SET_SUFFIX)
 _EMPTY_SET = "(none)"
 
 
@@ -114,7 +113,7 @@ class Predictions:
         colors_before = read_colors(data, key_added)
         write_obs(data, columns)
         write_colors(data, key_added, columns[key_added].categories.astype(str).tolist(), self.colors, colors_before)
-        _forget(data, key_added, [suffix for suffix in _SUFFIXES if f"{key_added}{suffix}" not in columns])
+        _forget(data, key_added, columns)
         if self.sets is not None:
             data.obsm[f"{key_added}{SETS_SUFFIX}"] = self._of_all(self.sets, False)
         if self.groups is not None:
@@ -127,18 +126,17 @@ class Predictions:
         return whole
 
 
-def _forget(data: AnnData | MuData, key_added: str, suffixes: Iterable[str]) -> None:
-    """Delete what an earlier prediction found beside its calls: it must not pass for what this one found."""
-    tables: dict[str, tuple[Any, tuple[str, ...]]] = {
-        GROUPS_SUFFIX: (data.uns, (NOVELTY_SUFFIX, GROUP_SUFFIX)),
-        SETS_SUFFIX: (data.obsm, (SET_SUFFIX,)),
-    }
-    for table, (where, columns) in tables.items():
-        if f"{key_added}{table}" in where:  # so that a column of the user's that happens to be called so stays
-            del where[f"{key_added}{table}"]
-            for suffix in columns:
-                if suffix in suffixes and f"{key_added}{suffix}" in data.obs:
-                    del data.obs[f"{key_added}{suffix}"]
+def _forget(data: AnnData | MuData, key_added: str, written: Container[str]) -> None:
+    """Delete what an earlier prediction found beside its calls, and this one has not ``written``: it must not pass for that."""
+    for where, table, suffixes in (
+        (data.uns, f"{key_added}{GROUPS_SUFFIX}", (NOVELTY_SUFFIX, GROUP_SUFFIX)),
+        (data.obsm, f"{key_added}{SETS_SUFFIX}", (SET_SUFFIX,)),
+    ):
+        if table in where:  # so that a column of the user's that happens to be called so stays
+            del where[table]
+            for column in (f"{key_added}{suffix}" for suffix in suffixes):
+                if column in data.obs and column not in written:
+                    del data.obs[column]
 
 
 def write_obs(data: AnnData | MuData, columns: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ def expected_confusions(model: TransAnno | None, called: Sequence[str]) -> tuple
     whole = "of whole batches " if calibration.held_out == "batches" else ""
     note = (
         f"What the calls of this query turned out to be for {calibration.n_cells:,} labeled cells {whole}of the reference that "
-        f"were held out from training: {np.trace(matrix) / matrix.sum():.0%} of them were called right, each cell by itself. "
+        f"were held out from training: {calibration.accuracy:.0%} of them were called right, each cell by itself. "
         "Cells of another laboratory are harder than these."
     )
     return rows, note

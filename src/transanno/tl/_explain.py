@@ -49,7 +49,7 @@ def explain(
     Parameters
     ----------
     model
-        Trained model, or the folder of one, which needs ``adata``.
+        Trained model, or the folder or name of one, which needs ``adata``.
     cells
         Name of a cell, its position, several positions or a boolean mask; with ``groupby``, the name of a group.
     against

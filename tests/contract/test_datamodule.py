@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from scvi.train import SaveCheckpoint
 from torch.utils.data import DataLoader
 
-from transanno import TransAnno, TransAnnoPretrain
+from transanno import TransAnno, TransAnnoPretrain, tl
 
 # The covariates that such data modules leave out are None, of which Lightning cannot tell a number of cells.
 pytestmark = pytest.mark.filterwarnings("ignore:Trying to infer the `batch_size`:UserWarning")
@@ -251,3 +251,48 @@ def test_training_without_any_data_is_an_error(datamodule, small, fast):
     model = TransAnno(registry=datamodule.registry, **small)
     with pytest.raises(ValueError, match="datamodule"):
         model.train(1, **fast)
+
+
+@pytest.mark.parametrize("module", [FakeDataModule, LateDataModule])
+def test_fit_reference_gives_a_model_with_everything(module, make_adata, query, fast, tmp_path):
+    """Chosen genes, episodes, calibration by a twin: those that cells in memory have."""
+    reference = make_adata(131, seed=5)
+    datamodule = module(reference, "TransAnno", unlabeled=[3, 5], validation=False)
+    model = tl.fit_reference(datamodule, "cell_type", batch_key="batch", n_top_genes=41, max_epochs=2, **fast)
+    assert len(model.genes) == 41
+    assert model.calibration_ is not None
+    assert model.label_counts_ == reference.obs["cell_type"].drop(reference.obs_names[[3, 5]]).value_counts().to_dict()
+    assert model.summary_stats.n_batch == 2
+    tl.annotate(query, model=model, fdr=0.1, accelerator="cpu")
+    assert "transanno_novelty" in query.obs
+    model.save(tmp_path / "model")
+
+
+def test_fit_reference_counts_validation_cells_in(reference, fast):
+    datamodule = FakeDataModule(reference, "TransAnno")  # of which 31 are among both here
+    model = tl.fit_reference(datamodule, "cell_type", n_top_genes=41, max_epochs=1, calibrate=False, **fast)
+    assert sum(model.label_counts_.values()) == 97 + 31
+
+
+def test_sparse_minibatches(reference, query, fast):
+    class Sparse(FakeDataModule):
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            return {**batch, "X": batch["X"].to_sparse_csr()}
+
+    options = {"n_top_genes": 41, "max_epochs": 1, "calibrate": False, **fast}
+    models = [
+        tl.fit_reference(module(reference, "TransAnno", validation=False), "cell_type", **options)
+        for module in (Sparse, FakeDataModule)
+    ]
+    assert list(models[0].genes) == list(models[1].genes)
+
+
+def test_a_column_that_the_data_module_does_not_have(datamodule, fast):
+    with pytest.raises(KeyError, match=r"labels_key='type'.*cell_type"):
+        tl.fit_reference(datamodule, "type", **fast)
+
+
+def test_pretrain_takes_one(reference, fast):
+    pretrained = tl.pretrain(FakeDataModule(reference, "TransAnnoPretrain"), n_top_genes=41, max_epochs=1, **fast)
+    assert len(pretrained.genes) == 41
+    assert pretrained.is_trained

@@ -138,8 +138,53 @@ def test_the_command_line_leaves_a_large_one_on_disk(make_adata, query, tmp_path
     assert "transanno" in ad.read_h5ad("out.h5ad").obs
 
 
-@pytest.mark.parametrize("wrap", [lambda collection: collection, CollectionAdapter], ids=["as it is", "adapter"])
-def test_a_collection_is_told_how_to_be_joined(wrap, make_adata):
-    collection = wrap(AnnCollection([make_adata(31), make_adata(37, seed=1)], join_vars="inner"))
-    with pytest.raises(TypeError, match=r"AnnCollection.*anndata\.concat.*read_lazy"):
-        tl.fit_reference(collection, "cell_type", **OPTIONS)
+def collection(adata: ad.AnnData, folder: Path, **kwargs: Any) -> AnnCollection:
+    """Of a file and of cells in memory, which do not have the same genes in the same order."""
+    adata[101:].copy().write_h5ad(folder / "second.h5ad")
+    return AnnCollection([adata[:101].copy(), ad.read_h5ad(folder / "second.h5ad", backed="r")], **kwargs)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda cells: cells, CollectionAdapter, lambda cells: cells[np.arange(331)]],
+    ids=["as it is", "adapter", "part"],
+)
+@pytest.mark.parametrize("join_obs", ["inner", None])
+def test_a_collection(wrap, join_obs, expected, make_adata, tmp_path, monkeypatch):
+    monkeypatch.setattr("transanno.data._pieces.CELLS_PER_BLOCK", 67)
+    model = tl.fit_reference(
+        wrap(collection(make_adata(331, seed=5), tmp_path, join_obs=join_obs)), "cell_type", **OPTIONS
+    )
+    assert list(model.genes) == list(expected.genes)
+    np.testing.assert_array_equal(weights(model), weights(expected))
+    assert model.calibration_.temperature == expected.calibration_.temperature
+
+
+def test_a_collection_of_other_genes_with_a_label_and_a_layer(make_adata, query, tmp_path):
+    first, second = make_adata(131, seed=5), make_adata(97, seed=6)
+    for adata in (first, second):
+        adata.layers["counts"] = adata.X.copy()
+        adata.X = adata.X * 0.37
+        del adata.obs["batch"]
+    second = second[:, second.var_names[:2:-1]].copy()
+    options = OPTIONS | {"batch_key": "study", "layer": "counts"}
+    cells = AnnCollection({"a": first, "b": second}, join_vars="inner", join_obs=None, label="study")
+    model = tl.fit_reference(cells, "cell_type", **options)
+    joined = ad.concat({"a": first, "b": second}, label="study")
+    assert list(model.genes) == list(tl.fit_reference(joined, "cell_type", **options).genes)
+    assert model.summary_stats.n_batch == 2
+    tl.annotate(query, cells, labels_key="cell_type", **options)
+    assert "transanno" in query.obs
+    with pytest.raises(KeyError, match="layer='count' is not a layer of all objects in reference"):
+        tl.fit_reference(cells, "cell_type", layer="count")
+
+
+def test_what_is_wrong_with_a_collection_is_said(make_adata):
+    cells = AnnCollection([make_adata(31), make_adata(37, seed=1)])
+    with pytest.raises(KeyError, match="no column 'type'|'type'.*cell_type"):
+        tl.fit_reference(cells, "type", **OPTIONS)
+
+
+def test_a_collection_cannot_be_written_to(make_adata, query):
+    with pytest.raises(TypeError, match=r"query is an AnnCollection.*anndata\.concat.*read_lazy"):
+        tl.annotate(AnnCollection([query]), make_adata(97), labels_key="cell_type", **OPTIONS)

@@ -15,6 +15,7 @@ from transanno.checks._warn import telling_once
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._predict import write_predictions
 from transanno.predictions._predict import Asked
+from transanno.tl._in_pieces import as_one_object
 from transanno.tl._map import fit_for_query, map_and_predict
 
 # Lightning's argument.
@@ -48,8 +49,8 @@ def annotate(
         Cells with raw counts. Only ``obs``, ``obsm`` and ``uns`` are written to. Counts are restored from normalized or logged
         values, and genes found under other names, where that is certain; see :func:`transanno.pp.check`.
     reference
-        Labeled cells with raw counts, or values that they can be restored from; not changed. Give either this or
-        ``model``.
+        Labeled cells with raw counts, or values that they can be restored from; not changed. May be all that
+        :func:`fit_reference` takes. Give either this or ``model``.
     model
         Trained model, or the folder or name of one, such as ``"blood"``: see :meth:`transanno.TransAnno.from_hub`.
     labels_key
@@ -124,24 +125,28 @@ def annotate(
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     with telling_once():
         if model is None:
-            check_adata(reference, name="reference", may_be_lazy=True)
-            assert reference is not None
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-            model, layer = fit_for_query(
-                query,
-                reference,
-                labels_key,
-                layer=layer,
-                unlabeled_category=unlabeled_category,
-                asked=asked,
-                batch_key=batch_key,
-                n_top_genes=n_top_genes,
-                pretrained=pretrained,
-                seed=seed,
-                accelerator=accelerator,
-                **train_kwargs,
-            )
+            has_bar = bool(train_kwargs.get(_BAR, True))
+            with as_one_object(
+                reference, layer=layer, name="reference", unlabeled_category=unlabeled_category, has_bar=has_bar
+            ) as reference:
+                check_adata(reference, name="reference", may_be_lazy=True)
+                assert reference is not None
+                model, layer = fit_for_query(
+                    query,
+                    reference,
+                    labels_key,
+                    layer=layer,
+                    unlabeled_category=unlabeled_category,
+                    asked=asked,
+                    batch_key=batch_key,
+                    n_top_genes=n_top_genes,
+                    pretrained=pretrained,
+                    seed=seed,
+                    accelerator=accelerator,
+                    **train_kwargs,
+                )
         elif train_kwargs.keys() - {_BAR} or pretrained is not None:
             unused = [*(train_kwargs.keys() - {_BAR}), *(["pretrained"] if pretrained is not None else [])]
             raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")

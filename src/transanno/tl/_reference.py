@@ -22,6 +22,7 @@ from transanno.data._reference_names import named_as_query
 from transanno.data._shared_genes import floor_for_reference, warn_of_few_shared
 from transanno.models import TransAnno, TransAnnoPretrain
 from transanno.models._base import as_model
+from transanno.tl._in_pieces import as_one_object
 from transanno.tl._twin import calibrate_by_twin, can_have_twin
 from transanno.training._progress import stage
 from transanno.training._seed import seeded
@@ -51,7 +52,9 @@ def fit_reference(
     ----------
     reference
         Labeled cells with raw counts, or values that they can be restored from, see :func:`transanno.pp.check`. In memory, on
-        disk or lazy: it is read twice, in blocks of cells, and the counts of the model's genes are kept.
+        disk or lazy: it is read twice, in blocks of cells, and the counts of the model's genes are kept. An
+        :class:`anndata.experimental.AnnCollection`, or a Lightning data module of scvi-tools, which has the columns that it was made
+        with, is read once, into a temporary file.
     labels_key
         Column of ``obs`` with the cell types.
     batch_key
@@ -94,31 +97,35 @@ def fit_reference(
     >>> model = transanno.tl.fit_reference(reference, "cell_type")
     >>> model.save("model/")
     """
-    check_adata(reference, name="reference", may_be_lazy=True)
-    reference = with_tables(reference)
     batch_key = one_column(batch_key, argument="batch_key")
     check_whole_number("n_top_genes", n_top_genes, 1)
     check_seed(seed)
-    _check_reference(reference, labels_key, batch_key, layer)
-    if query_genes is not None:
-        reference = named_as_query(reference, pd.DataFrame(index=pd.Index(query_genes)))
-    measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
-    if query_genes is not None:
-        # Genes that the query lacks are not used here, and mapping the query reports on those that are.
-        with telling_nothing():
-            match = match_genes(query_genes, measured, name="query", min_shared=floor_for_reference(len(measured)))
-        warn_of_few_shared(match.n_shared, len(measured))
-        measured = measured[~match.is_missing]
-    allowed, adds_others = measured.astype(str), True
-    if pretrained is not None:
-        pretrained = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
-        adds_others = pretrained.gene_shares_ is not None
-        # Genes without a pretrained embedding would start from nothing; a misfit is reported below.
-        known = allowed[allowed.isin(pretrained.genes)]
-        allowed = known if len(known) >= least_shared(len(allowed), len(pretrained.genes)) else allowed
-    wanted = WantedGenes(measured.astype(str), allowed, genes, n_top_genes, adds_others)
-    colors = read_colors(reference, labels_key)
-    adata, shares = read_reference(reference, wanted, labels_key, batch_key, layer, name="reference")
+    has_bar = bool(train_kwargs.get("enable_progress_bar", True))
+    with as_one_object(
+        reference, layer=layer, name="reference", unlabeled_category=unlabeled_category, has_bar=has_bar
+    ) as reference:
+        check_adata(reference, name="reference", may_be_lazy=True)
+        reference = with_tables(reference)
+        _check_reference(reference, labels_key, batch_key, layer)
+        if query_genes is not None:
+            reference = named_as_query(reference, pd.DataFrame(index=pd.Index(query_genes)))
+        measured = reference.var_names[~other_features(reference.var)]  # antibodies and hashtags are no genes
+        if query_genes is not None:
+            # Genes that the query lacks are not used here, and mapping the query reports on those that are.
+            with telling_nothing():
+                match = match_genes(query_genes, measured, name="query", min_shared=floor_for_reference(len(measured)))
+            warn_of_few_shared(match.n_shared, len(measured))
+            measured = measured[~match.is_missing]
+        allowed, adds_others = measured.astype(str), True
+        if pretrained is not None:
+            pretrained = as_model(pretrained, TransAnnoPretrain, argument="pretrained")
+            adds_others = pretrained.gene_shares_ is not None
+            # Genes without a pretrained embedding would start from nothing; a misfit is reported below.
+            known = allowed[allowed.isin(pretrained.genes)]
+            allowed = known if len(known) >= least_shared(len(allowed), len(pretrained.genes)) else allowed
+        wanted = WantedGenes(measured.astype(str), allowed, genes, n_top_genes, adds_others)
+        colors = read_colors(reference, labels_key)
+        adata, shares = read_reference(reference, wanted, labels_key, batch_key, layer, name="reference")
 
     def make(adata: AnnData) -> TransAnno:
         if pretrained is None:
@@ -158,7 +165,7 @@ def pretrain(
     Parameters
     ----------
     adata
-        Cells with raw counts: an atlas, or reference and query together.
+        Cells with raw counts: an atlas, or reference and query together. May be what a reference of :func:`fit_reference` may be.
     batch_key, layer, n_top_genes, genes, max_epochs, seed
         See :func:`fit_reference`.
     **train_kwargs
@@ -180,12 +187,14 @@ def pretrain(
     >>> pretrained = transanno.tl.pretrain(atlas)
     >>> transanno.tl.annotate(query, reference, labels_key="cell_type", pretrained=pretrained)
     """
-    check_adata(adata, name="adata", may_be_lazy=True)
-    adata = with_tables(adata)
-    _check_reference(adata, None, batch_key, layer, name="adata")
-    measured = adata.var_names[~other_features(adata.var)]
-    wanted = WantedGenes(measured.astype(str), measured.astype(str), genes, n_top_genes)
-    chosen, shares = read_reference(adata, wanted, None, batch_key, layer, name="adata")
+    has_bar = bool(train_kwargs.get("enable_progress_bar", True))
+    with as_one_object(adata, layer=layer, name="adata", has_bar=has_bar) as adata:
+        check_adata(adata, name="adata", may_be_lazy=True)
+        adata = with_tables(adata)
+        _check_reference(adata, None, batch_key, layer, name="adata")
+        measured = adata.var_names[~other_features(adata.var)]
+        wanted = WantedGenes(measured.astype(str), measured.astype(str), genes, n_top_genes)
+        chosen, shares = read_reference(adata, wanted, None, batch_key, layer, name="adata")
     with seeded(seed):
         TransAnnoPretrain.setup_anndata(chosen, batch_key=batch_key)
         model = TransAnnoPretrain(chosen)

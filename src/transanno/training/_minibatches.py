@@ -16,6 +16,12 @@ def training_minibatches(data_module: Any) -> Iterator[Minibatch]:
         yield data_module.on_before_batch_transfer(minibatch, 0)
 
 
+def validation_minibatches(data_module: Any) -> Iterator[Minibatch]:
+    """The same of its validation cells; none if it holds none out."""
+    for minibatch in data_module.val_dataloader() or ():
+        yield data_module.on_before_batch_transfer(minibatch, 0)
+
+
 def first_rows(minibatches: Iterable[Minibatch], n_obs: int, *keys: str) -> Minibatch:
     """First cells of a loader -> tensors ``(≤ n_obs + one minibatch, ...)`` of these keys, dense."""
     parts: list[list[torch.Tensor]] = []

@@ -83,7 +83,7 @@ def means(rows: pd.DataFrame, config: Config, column: str = "macro_f1") -> pd.Da
 def studies_of(rows: pd.DataFrame) -> pd.DataFrame:
     """-> ``(n_studies, 2)``, those of reference and query, by the latter."""
     table = rows.drop_duplicates("query_study")[["reference_study", "query_study"]]
-    return table.set_axis(["reference", "query"], axis=1).set_index("query", drop=False)
+    return table.set_axis(["reference", "query"], axis=1).set_index("query", drop=False).rename_axis(index=None)
 
 
 def nested_scores(scores: pd.DataFrame, studies: pd.DataFrame) -> dict[bool, pd.DataFrame]:

@@ -245,11 +245,16 @@ class TestAnnotate:
         assert lines[0].startswith("transanno: warning: 5 cells have no value in obs['cell_type']")
 
     def test_an_earlier_annotation_is_replaced_with_a_warning(self, files, saved_reference, query, capsys) -> None:
-        query.obs["transanno"] = "old"
+        query.obs["transanno"] = query.obs["transanno_set"] = "old"
+        query.obsm["transanno_sets"] = np.ones((query.n_obs, 3), dtype=bool)
+        columns = [*query.obs]
         write_h5ad(query, "query.h5ad")
         assert main(annotate_by_model(saved_reference, "--quiet")) == 0
         assert "transanno: warning: The query has a column 'transanno'" in capsys.readouterr().err
-        assert "old" not in set(ad.read_h5ad("out.h5ad").obs["transanno"])
+        found = ad.read_h5ad("out.h5ad")
+        assert "old" not in set(found.obs["transanno"])
+        assert [*found.obs] == [*(name for name in columns if name != "transanno_set"), "transanno_confidence"]
+        assert "transanno_sets" not in found.obsm
 
 
 def _log_normalize(adata: ad.AnnData) -> ad.AnnData:

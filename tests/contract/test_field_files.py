@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.io import read_elem, write_elem
 
 from transanno.cli import main
 from transanno.data._files import write_h5ad
@@ -30,11 +31,10 @@ def add_reserved(where: str) -> None:
     """A column ``_index`` beside the names of rows, which SeuratDisk keeps in ``features``."""
     with h5py.File("query.h5ad", "a") as file:
         group = file[where]
-        names = group[group.attrs["_index"]][:]
+        names = read_elem(group[group.attrs["_index"]])
         del group[group.attrs["_index"]]
         for key in ("_index", "features"):
-            group[key] = names
-            group[key].attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
+            write_elem(group, key, np.array(names, dtype=object))
         group.attrs["_index"] = "features"
         group.attrs["column-order"] = np.array(["_index", *group.attrs["column-order"]], dtype=object)
 

@@ -33,7 +33,7 @@ WORDS += ["unassigned", "Unassigned", "not_assigned", "unannotated", "?", "-"]
 
 
 def with_word(adata, word, dtype=object):
-    labels = adata.obs["cell_type"].astype(object).to_numpy()
+    labels = adata.obs["cell_type"].astype(object).to_numpy(copy=True)
     labels[::4] = word
     adata.obs["cell_type"] = pd.Series(labels, index=adata.obs_names).astype(dtype)
     return adata
@@ -65,7 +65,7 @@ def test_setup_warns_by_name_and_the_cure_works(dtype, reference):
 
 @pytest.mark.parametrize("dtype", [object, "category", "string"])
 def test_several_spellings_are_set_to_nan_as_the_message_says(dtype, reference):
-    labels = reference.obs["cell_type"].astype(object).to_numpy()
+    labels = reference.obs["cell_type"].astype(object).to_numpy(copy=True)
     labels[::4], labels[1::4] = "NA", "unassigned"
     reference.obs["cell_type"] = pd.Series(labels, index=reference.obs_names).astype(dtype)
     with pytest.warns(UserWarning, match="'NA'.*'unassigned'") as caught:

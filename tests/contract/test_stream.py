@@ -24,7 +24,7 @@ from transanno.cli import main
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._counts import MatrixCounts
 from transanno.data._files import write_h5ad
-from transanno.data._on_disk import open_h5ad
+from transanno.data._on_disk import has_matrices_on_disk, open_h5ad
 from transanno.predictions._torch import TorchBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore::transanno.TransAnnoWarning")
@@ -498,10 +498,15 @@ class TestCommandLine:
 
     def test_what_an_earlier_prediction_found_goes_with_it(self, files, folder, tiny, query):
         query.uns["transanno_groups"] = pd.DataFrame({"group": ["Unknown 1, like B cell"]})
+        for key in ("transanno_sets", "mine_sets"):
+            query.obsm[key] = np.ones((query.n_obs, 3), dtype=bool)
+            query.obs[key.removesuffix("s")] = "B cell"
         write_h5ad(query, "query.h5ad")
         assert main(self.arguments(folder)) == 0
         found = ad.read_h5ad("out.h5ad")
         assert "transanno_groups" not in found.uns
+        assert "transanno_sets" not in found.obsm and "transanno_set" not in found.obs
+        assert found.obsm["mine_sets"].all() and "mine_set" in found.obs
         assert found.uns["note"] == query.uns["note"]
 
     def test_an_error_while_writing_leaves_nothing(self, files, folder, tiny, monkeypatch, capsys):
@@ -544,6 +549,11 @@ class TestCommandLine:
         assert Path("out.h5ad").read_bytes() == b"old"
         assert Path("query.h5ad").read_bytes() == before
         assert sorted(name for name in os.listdir(".") if not name.startswith(".")) == ["out.h5ad", "query.h5ad"]
+
+    @pytest.mark.parametrize(("limit", "is_large"), [(61 * 41, False), (61 * 41 - 1, True)])
+    def test_large_is_more_cells_times_genes_than_that(self, limit, is_large, files, monkeypatch):
+        monkeypatch.setattr("transanno.data._counts.MAX_IN_MEMORY", limit)
+        assert has_matrices_on_disk(open_h5ad(Path("query.h5ad"), 41)) == is_large
 
     def test_a_file_of_another_layout_is_read_whole(self, files, tiny, monkeypatch):
         with h5py.File("query.h5ad", "r+") as file:

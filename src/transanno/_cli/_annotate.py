@@ -20,10 +20,9 @@ from transanno._cli._outputs import check_model_folder, check_output_file, check
 from transanno._cli._progress import progress_arguments, shows_bars
 from transanno._constants import (
     CONFIDENCE_SUFFIX,
-    GROUP_SUFFIX,
     GROUPS_SUFFIX,
     NOVEL_CATEGORY,
-    NOVELTY_SUFFIX,
+    SETS_SUFFIX,
     UNASSIGNED_CATEGORY,
 )
 from transanno.checks._data import check_obs_column, check_unique_genes
@@ -77,8 +76,12 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     labels_key = args.labels_key or model_key
     model = _predict(query, model, args, console, hidden={labels_key, model_key})
     if has_matrices_on_disk(query):
-        added = (f"{args.key_added}{GROUPS_SUFFIX}", f"{args.key_added}_colors")
-        write_copy(args.query, args.out, obs=query.obs, obsm=query.obsm, uns={key: query.uns.get(key) for key in added})
+        uns = {
+            f"{args.key_added}{suffix}": query.uns.get(f"{args.key_added}{suffix}")
+            for suffix in (GROUPS_SUFFIX, "_colors")
+        }
+        obsm = {f"{args.key_added}{SETS_SUFFIX}": None} | dict(query.obsm)
+        write_copy(args.query, args.out, obs=query.obs, obsm=obsm, uns=uns)
     else:
         write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")
@@ -183,10 +186,10 @@ def _predict(
             accelerator=args.accelerator,
             enable_progress_bar=shows_bars(console),
         )
-        for suffix in ("", CONFIDENCE_SUFFIX, NOVELTY_SUFFIX, GROUP_SUFFIX):
-            key = f"{args.key_added}{suffix}"
-            if key in query.obs:
-                obs[key] = query.obs[key]
+        found, hidden_columns = query.obs, obs.columns.intersection(list(hidden))
+        is_kept = obs.columns.isin([*found.columns, *hidden_columns])  # what an earlier prediction left may be gone
+        order = [*obs.columns[is_kept], *found.columns.difference(obs.columns, sort=False)]
+        obs = found.assign(**{name: obs[name] for name in hidden_columns})[order]
     finally:
         query.obs = obs
     return query_model

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from transanno._constants import SETS_SUFFIX
 from transanno.data._counts import is_large
 from transanno.data._files import as_they_are, atomic_path
 
@@ -25,7 +26,8 @@ _TABLE, _MATRICES = "dataframe", ("array", "csr_matrix", "csc_matrix")
 def open_h5ad(path: Path, n_genes: int) -> AnnData:
     """-> the object of a file, as it is or, if its cells times so many genes are too much for that, with its matrices on disk.
 
-    Then ``obsm`` and what else is not needed to annotate it is left out, and the file is open as long as the object is there.
+    Then ``obsm``, but for label sets of an earlier prediction, and what else is not needed to annotate it is left out, and the file
+    is open as long as the object is there.
     """
     import anndata
     import h5py
@@ -43,6 +45,7 @@ def open_h5ad(path: Path, n_genes: int) -> AnnData:
         obs=read_elem(file["obs"]),
         var=read_elem(file["var"]),
         uns=read_elem(file["uns"]) if "uns" in file else {},
+        obsm={key: item for key, item in file.get("obsm", {}).items() if key.endswith(SETS_SUFFIX)},
         layers={key: _matrix(item) for key, item in file.get("layers", {}).items()},
         raw=raw,
     )
@@ -86,8 +89,10 @@ def _is_readable(file: h5py.File) -> bool:
 
 
 def _n_obs(file: h5py.File) -> int:
+    from anndata.io import read_elem
+
     obs = file["obs"]
-    return len(obs[obs.attrs["_index"]])
+    return len(read_elem(obs[obs.attrs["_index"]]))  # of anndata 0.13 a group of values and mask
 
 
 def _matrix(item: h5py.Group | h5py.Dataset) -> Any:

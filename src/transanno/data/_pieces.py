@@ -56,7 +56,7 @@ def is_collection(value: object) -> bool:
 def collection_in_one_file(collection: Any, *, layer: str | None, name: str) -> Iterator[AnnData]:
     """AnnCollection of files or objects -> its cells with all columns of ``obs`` that they have in common."""
     collection = getattr(collection, "collection", collection)
-    layers = list((collection[:1].layers or {}).keys())
+    layers = [key for key in (collection[:1].layers or {}).keys() if key is not None]
     if layer is not None and layer not in layers:
         raise KeyError(
             f"layer={layer!r} is not a layer of all objects in {name}. {did_you_mean(layer, layers, what='Layers')}"

@@ -33,8 +33,7 @@ _ABOUT = {
         "one thread each, on the same two cores, is active; and without one. Memory is that of the session, without the workers'."
     ),
     "reference": (
-        "`tl.fit_reference`, calibration by a twin included, with as many epochs as the table says; `None`: with the default, five from "
-        "80,000 cells on."
+        "`tl.fit_reference`, calibration by a twin included, with as many epochs as the table says; by default five from 80,000 cells on."
     ),
     "peers": (
         "The same cells, with the genes of the transanno model, all of them in memory. CellTypist: reading, normalization and `annotate` "
@@ -46,6 +45,8 @@ _ABOVE = (
     "Above: peak of the process minus what it held before, which imports, the model and a first small run are part of."
 )
 _N_TRAINED, _SEED = 6_000, 1
+# What a row says of the run that it is of.
+_RUN = ("command", "date", "load_before")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,10 +76,29 @@ def main(arguments: Sequence[str]) -> int:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 rows.append(pool.submit(function, path, *options).result())
             print(rows[-1], file=sys.stderr, flush=True)
-            sections = [f"{_ABOUT[given.what]} {_ABOVE}", _table(rows)]
-            write_results(name, given.out, info, sections, {"rows": rows})
+            rows[-1] |= {key: info[key] for key in _RUN}
+            report(name, given.what, given.out, info, rows)
     plot(given.out)
     return 0
+
+
+def report(name: str, what: str, folder: Path, info: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Write these rows, and those of earlier runs that they do not repeat."""
+    path = folder / f"{name}.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {"rows": []}
+    of_all = {_measured(row): {**{key: earlier[key] for key in _RUN}, **row} for row in earlier["rows"]}
+    of_all |= {_measured(row): row for row in rows}
+    shown = [of_all[key] for key in sorted(of_all, key=lambda key: (int(key[1]), key))]
+    runs = dict.fromkeys(
+        f"- `{row['command']}`, {row['date']}, load average before {row['load_before']}" for row in shown
+    )
+    listed = "\n".join(["Rows of these runs:", "", *runs])
+    write_results(name, folder, info, [f"{_ABOUT[what]} {_ABOVE}", listed, _table(shown)], {"rows": shown})
+
+
+def _measured(row: dict[str, Any]) -> tuple[str, ...]:
+    """-> what a row is of."""
+    return tuple(str(row.get(key, "")) for key in ("what", "n_cells", "epochs", "counts", "refined", "workers"))
 
 
 def _runs(given: argparse.Namespace, folder: Path) -> list[tuple[Any, ...]]:
@@ -246,7 +266,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "counts": ("counts", str),
     "refined": ("refined", lambda refined: "yes" if refined else "no"),
     "workers": ("workers", lambda n: str(n) if n else "none"),
-    "epochs": ("epochs", str),
+    "epochs": ("epochs", lambda epochs: "default" if epochs is None else str(epochs)),
     "seconds": ("seconds", "{:,.0f}".format),
     "cells_per_second": ("cells/s", "{:,.0f}".format),
     "before_gib": ("process before, GiB", "{:.2f}".format),

@@ -137,7 +137,7 @@ class TestAnnotate:
         write_h5ad(query, "query.h5ad")
         write_h5ad(make_adata(211), "reference.h5ad")
         assert main(annotate_by_reference("--fdr", "0.2", "--key-added", "found")) == 0
-        out = capsys.readouterr().out
+        out, err = capsys.readouterr()
         annotated = ad.read_h5ad("out.h5ad")
         is_unknown = (annotated.obs["found"] == "Unknown").to_numpy()
         assert not is_unknown[~is_new].any()
@@ -150,7 +150,7 @@ class TestAnnotate:
         assert group.n_cells == is_grouped.sum()
         assert group.group in out
         assert group.markers in out
-        assert "On other studies fdr=0.2 found 25% of the unknown cells on average" in out
+        assert "On other studies fdr=0.2 found 25% of the unknown cells on average" in err
 
     def test_cells_that_nobody_assigned_are_left_out_of_the_scores(self, files, saved_reference, query, capsys) -> None:
         query.obs["cell_type"] = query.obs["cell_type"].astype(str)

@@ -281,7 +281,7 @@ class TestSameComplaints:
                 one.predict(query[:40].copy(), fdr=0.7)
             heard.append([str(warning.message) for warning in caught])
         assert heard[0] == heard[1]
-        assert len(heard[0]) == 3  # of empty cells, of the rate, of few cells
+        assert len(heard[0]) == 4  # of empty cells, of what a rate is worth, of this rate, of few cells
 
     def test_a_model_that_was_not_calibrated(self, model, query, tmp_path):
         from transanno.jax import load_predictor

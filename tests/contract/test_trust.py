@@ -18,7 +18,7 @@ from transanno._cli._parser import make_parser
 from transanno.data._log_normalize import log_normalize
 from transanno.models._calibrate import calibrate
 from transanno.models._predict import judge_of, novelty_table
-from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
+from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit, what_to_expect
 from transanno.tl._twin import choose_held_out
 
 TYPES = ["B cell", "NK cell", "T cell"]
@@ -510,13 +510,15 @@ class TestWarnings:
         with pytest.warns(TransAnnoWarning, match=f"outside of what was measured.*as with fdr={nearest}") as caught:
             labels = calibrated.predict(strange, fdr=fdr)
         ours = [warning for warning in caught if issubclass(warning.category, TransAnnoWarning)]
-        assert [warning.filename for warning in ours] == [__file__]
+        assert [warning.filename for warning in ours] == 2 * [__file__]
         np.testing.assert_array_equal(labels, calibrated.predict(strange, fdr=nearest))
 
     @pytest.mark.parametrize("fdr", [min(NOVELTY_LIMITS), 0.15, max(NOVELTY_LIMITS)])
     @pytest.mark.parametrize("n_cells", [50, 61])
-    def test_none_where_all_is_as_it_was_measured(self, fdr, n_cells, calibrated, query):
-        calibrated.predict(query, indices=np.arange(n_cells), fdr=fdr)  # a warning would be an error
+    def test_what_it_is_worth_and_no_more_where_all_is_as_it_was_measured(self, fdr, n_cells, calibrated, query):
+        with pytest.warns(TransAnnoWarning) as caught:
+            calibrated.predict(query, indices=np.arange(n_cells), fdr=fdr)
+        assert [str(warning.message) for warning in caught] == [what_to_expect(fdr)]
 
     @pytest.mark.parametrize("n_cells", [1, 7, 49])
     def test_few_cells_have_no_neighborhoods(self, n_cells, calibrated, query):

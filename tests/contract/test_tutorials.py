@@ -26,6 +26,7 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 11
 
 
+@pytest.mark.tutorials
 def test_runs(notebook):
     if missing := [name for name in files_of(notebook) if not (DATA / name).exists()]:
         pytest.skip(f"{', '.join(missing)} not in the folder that TRANSANNO_DATA names")

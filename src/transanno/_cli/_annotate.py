@@ -35,7 +35,6 @@ from transanno.data._writable import check_writable, rename_reserved
 from transanno.metrics import evaluate
 from transanno.models import TransAnno
 from transanno.predictions._predict import Asked
-from transanno.predictions._studies import what_to_expect
 from transanno.report._contents import Origin
 from transanno.report._gather import gather
 from transanno.report._page import write_page
@@ -85,7 +84,7 @@ def annotate(args: argparse.Namespace, console: Console) -> None:
     else:
         write_h5ad(query, args.out, compression=compression_of(args.query))
     console.step(f"Wrote {args.out}")
-    _print_result(query, model, labels_key, args.key_added, time.perf_counter() - started, console, args.fdr)
+    _print_result(query, model, labels_key, args.key_added, time.perf_counter() - started, console)
     if args.plots is not None or args.report is not None:
         placed = _place(query, console)
     if args.plots is not None:
@@ -223,7 +222,6 @@ def _print_result(
     key_added: str,
     seconds: float,
     console: Console,
-    fdr: float | None = None,
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
     n_shared = int((~model._registered_cells().is_missing & model._is_gene).sum())
@@ -237,8 +235,6 @@ def _print_result(
     rows = [[str(name), f"{n}", f"{confidence[name]:.2f}"] for name, n in n_predicted.items() if n]
     if not console.quiet:
         console.table(["predicted type", "cells", "mean confidence"], rows, numbers=2)
-    if fdr is not None:
-        console.detail(f"{what_to_expect(fdr)}\n")
     if NOVEL_CATEGORY in n_predicted and f"{key_added}{GROUPS_SUFFIX}" in query.uns:
         _report_groups(query.uns[f"{key_added}{GROUPS_SUFFIX}"], console)
     if labels_key not in query.obs:

@@ -18,7 +18,7 @@ from transanno.predictions._novelty import NoveltySpace
 from transanno.predictions._refine import refine_probabilities
 from transanno.predictions._result import Predictions, check_coverage, check_fdr, check_unassigned_threshold
 from transanno.predictions._run import Cells, Outputs
-from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit
+from transanno.predictions._studies import NOVELTY_LIMITS, novelty_limit, probability_limit, what_to_expect
 from transanno.predictions._temperature import as_probabilities
 
 _CELLS_PER_BLOCK = 100_000
@@ -180,8 +180,9 @@ class Judge:
 
 
 def _warn_of_rate(fdr: float, n_cells: int) -> None:
-    """Warn where nothing is known of how far the rate holds."""
+    """Say how far the rate held on other studies, and warn where nothing is known of that."""
     lowest, highest = min(NOVELTY_LIMITS), max(NOVELTY_LIMITS)
+    warn(what_to_expect(min(max(fdr, lowest), highest)))
     if not lowest <= fdr <= highest:
         nearest = lowest if fdr < lowest else highest
         warn(

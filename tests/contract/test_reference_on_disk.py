@@ -179,6 +179,20 @@ def test_a_collection_of_other_genes_with_a_label_and_a_layer(make_adata, query,
         tl.fit_reference(cells, "cell_type", layer="count")
 
 
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")  # as anndata says of the collection
+def test_a_collection_of_repeated_names_and_of_tensors(make_adata):
+    parts = [make_adata(97, container=lambda x: x, dtype="int16"), make_adata(131, container=lambda x: x)]
+    cells = AnnCollection(parts, convert={"X": torch.as_tensor})
+    assert not cells.obs_names.is_unique
+    model = tl.fit_reference(cells, "cell_type", calibrate=False, **OPTIONS)
+    assert sum(model.label_counts_.values()) == 97 + 131
+
+
+def test_a_collection_without_cells_is_refused(make_adata):
+    with pytest.raises(ValueError, match="reference has 0 cells and 53 genes"):
+        tl.fit_reference(AnnCollection([make_adata(31)[:0].copy()]), "cell_type", **OPTIONS)
+
+
 def test_what_is_wrong_with_a_collection_is_said(make_adata):
     cells = AnnCollection([make_adata(31), make_adata(37, seed=1)])
     with pytest.raises(KeyError, match="no column 'type'|'type'.*cell_type"):

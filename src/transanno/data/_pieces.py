@@ -31,6 +31,7 @@ def one_file(pieces: Iterable[Piece], genes: Iterable[str], *, layer: str | None
     with TemporaryDirectory(prefix="transanno-") as folder, h5py.File(Path(folder) / "counts.h5", "w") as file:
         with cells_bar("Reading", n_obs, is_long=n_obs > CELLS_PER_BLOCK) as bar:
             for counts, obs in pieces:
+                counts = counts.astype(np.float32, copy=False)  # the first piece decides on what all are stored as
                 if "X" not in file:
                     counts.indptr = counts.indptr.astype(np.int64)  # there may be more than 2³¹ values in the end
                     write_elem(file, "X", counts)
@@ -38,13 +39,12 @@ def one_file(pieces: Iterable[Piece], genes: Iterable[str], *, layer: str | None
                     sparse_dataset(file["X"]).append(counts)
                 tables.append(obs)
                 bar.update(len(obs))
-        matrix = sparse_dataset(file["X"]) if tables else sp.csr_matrix((0, len(pd.Index(genes))))
-        yield AnnData(
-            matrix if layer is None else None,
-            obs=pd.concat(tables) if tables else None,
-            var=pd.DataFrame(index=pd.Index(genes).astype(str)),
-            layers={} if layer is None else {layer: matrix},
-        )
+        var = pd.DataFrame(index=pd.Index(genes).astype(str))
+        obs = pd.concat(tables) if tables else pd.DataFrame()
+        obs.index = (obs.index if obs.index.is_unique else pd.RangeIndex(len(obs))).astype(str)
+        matrix = sparse_dataset(file["X"]) if tables else sp.csr_matrix((0, len(var)), dtype=np.float32)
+        matrices = {"X": matrix} if layer is None else {"layers": {layer: matrix}}
+        yield AnnData(obs=obs, var=var, **matrices)
 
 
 def is_collection(value: object) -> bool:
@@ -73,5 +73,8 @@ def _pieces(collection: Any, layer: str | None) -> Iterator[Piece]:
         obs = {key: np.asarray(part.obs[key]) for key in part.obs.keys()}
         if isinstance(collection.obs, pd.DataFrame):  # has a label of the objects that they do not have themselves
             obs |= {key: collection.obs[key].to_numpy()[rows] for key in collection.obs.columns.difference(list(obs))}
-        counts = as_csr(part.X if layer is None else part.layers[layer])
+        counts = part.X if layer is None else part.layers[layer]
+        counts = as_csr(
+            counts if sp.issparse(counts) else np.asarray(counts)
+        )  # the user may have it converted to tensors
         yield counts, pd.DataFrame(obs, index=pd.Index(part.obs_names).astype(str))

@@ -71,14 +71,11 @@ def _as_csr(values: torch.Tensor) -> sp.csr_matrix:
 
 
 def _larger(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Pieces -> the same cells in pieces of at least :data:`CELLS_PER_BLOCK`, but for the last one; named by their position."""
+    """Pieces -> the same cells in pieces of at least :data:`CELLS_PER_BLOCK`, but for the last one."""
     held: list[Piece] = []
-    n_done = 0
     for piece in chain(pieces, [None]):
         held += [] if piece is None else [piece]
-        n_held = sum(len(obs) for _, obs in held)
-        if n_held >= CELLS_PER_BLOCK or (piece is None and held):
+        if held and (piece is None or sum(len(obs) for _, obs in held) >= CELLS_PER_BLOCK):
             counts, tables = zip(*held, strict=True)
-            names = pd.RangeIndex(n_done, n_done + n_held).astype(str)
-            yield sp.vstack(counts, format="csr"), pd.concat(tables).set_axis(names)
-            held, n_done = [], n_done + n_held
+            yield sp.vstack(counts, format="csr"), pd.concat(tables)
+            held = []

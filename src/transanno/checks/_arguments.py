@@ -55,7 +55,8 @@ def check_adata(value: object, *, name: str, may_be_lazy: bool = False) -> None:
         )
     if type(value).__name__ in _COLLECTIONS:
         raise TypeError(
-            f"{name} is an AnnCollection. Allowed: an AnnData. Join the files instead, without reading them: "
+            f"{name} is an AnnCollection, which only references of tl.fit_reference and tl.annotate may be. Allowed: an AnnData. Join the "
+            "files instead, without reading them: "
             f"{name} = anndata.concat([anndata.experimental.read_lazy(path) for path in paths]), with "
             "pip install 'transanno[dask]'."
         )

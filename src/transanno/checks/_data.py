@@ -73,11 +73,22 @@ def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> N
             'several: adata.obs["both"] = adata.obs["a"].astype(str) + "_" + adata.obs["b"].astype(str)'
         )
     if key in adata.obs.columns:
+        check_not_repeated(adata.obs, key, name=name)
         return
     columns = [str(column) for column in adata.obs.columns]
     raise KeyError(
         Message(f"{argument}={key!r} is not a column of {name}.obs. {did_you_mean(key, columns, what='Columns')}")
     )
+
+
+def check_not_repeated(obs: pd.DataFrame, key: str | None, *, name: str) -> None:
+    """Raise `ValueError` if a column that is needed is there more than once."""
+    n = int((obs.columns == key).sum())
+    if n > 1:
+        raise ValueError(
+            f"{name}.obs has {n} columns called {key!r}. Keep one of them, for example the first: "
+            f"{name}.obs = {name}.obs.loc[:, ~{name}.obs.columns.duplicated()]"
+        )
 
 
 def no_x(name: str) -> ValueError:

@@ -31,6 +31,14 @@ def calm_libraries(level: int = logging.WARNING) -> Iterator[None]:
 
 
 @contextmanager
+def repeated_names() -> Iterator[None]:
+    """Objects of ours may have the user's names of cells, repeated or not, without anndata's word on that."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Observation names are not unique", category=UserWarning)
+        yield
+
+
+@contextmanager
 def quiet_loggers(*names: str, level: int = logging.WARNING) -> Iterator[None]:
     """Without messages of these loggers, and of those below them, that are less important than ``level``."""
     loggers = [logging.getLogger(name) for name in names]

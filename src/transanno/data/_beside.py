@@ -13,6 +13,8 @@ _N_NAMED = 5
 
 # "layer" and its name, or "X" or "raw" and None
 _Place = tuple[str, str | None]
+# Layers of RNA velocity, which hold some of a cell's molecules each.
+_PARTS = {"spliced", "unspliced", "ambiguous", "mature", "nascent"}
 
 
 def counts_cure(adata: AnnData, layer: str | None, *, name: str) -> Cure:
@@ -23,6 +25,7 @@ def counts_cure(adata: AnnData, layer: str | None, *, name: str) -> Cure:
         places = [key for key, scale in scales.items() if scale.kind == "counts"]
         what = "raw counts" if places else "fractional counts or TPM"
         places = places or [key for key, scale in scales.items() if is_usable(scale)]
+        places.sort(key=lambda place: place[1] in _PARTS)
         if places:
             return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} {what}: {_how(places[0], name)}."
         if not is_needed:

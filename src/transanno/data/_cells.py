@@ -15,8 +15,9 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno._constants import IS_MISSING_KEY, JUDGED_KEY, OTHER_GENES
-from transanno.checks._data import check_layer, check_not_empty
+from transanno.checks._data import check_layer, check_not_empty, check_not_repeated
 from transanno.checks._progress import cells_bar
+from transanno.checks._quiet import repeated_names
 from transanno.checks._warn import telling_nothing
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._check_counts import CheckedCounts, NotFiniteError
@@ -62,7 +63,8 @@ class AlignedData:
         counts = self.counts if isinstance(self.counts, MatrixCounts) else in_memory(self.counts)
         # The column tells the model, also of a copy that is saved and loaded, which genes to mask.
         var = pd.DataFrame({IS_MISSING_KEY: self.is_missing}, index=self.spec.vocabulary.astype(str))
-        adata = AnnData(X=counts.matrix, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
+        with repeated_names():
+            adata = AnnData(X=counts.matrix, obs=self.obs.copy(), var=var, uns={JUDGED_KEY: True})
         if self.spec.layer is not None:
             adata.layers[self.spec.layer] = adata.X
         if self.spec.modality is None:
@@ -238,5 +240,6 @@ def read_obs(data: AnnData | MuData, spec: DataSpec) -> pd.DataFrame:
         if isinstance(data, MuData) and spec.obs_modalities[argument] is not None:
             source = data.mod[spec.obs_modalities[argument]].obs
         if key in source:
+            check_not_repeated(source, key, name="data")
             obs[key] = source[key].astype(object).to_numpy()
     return obs

@@ -14,7 +14,6 @@ import pandas as pd
 import scipy.sparse as sp
 
 from transanno._constants import COUNTS_LAYER, IS_MISSING_KEY
-from transanno.checks._data import no_x
 from transanno.data._beside import counts_cure
 from transanno.data._check_counts import Cure, checked_blocks, is_usable, judge_scale, static_cure
 from transanno.data._counts import Counts, MatrixCounts
@@ -70,7 +69,7 @@ class CountsSource:
     def judge(self) -> None:
         """Raise ``ValueError`` unless there are values whose scale models accept, or warn."""
         if isinstance(self.counts, MatrixCounts) and self.counts.matrix is None:
-            raise no_x(self.where.removesuffix(".X"))
+            raise ValueError(f"{self.where.removesuffix('.X')} has no X. {self.cure()}")
         if self._judged is not None:
             judge_scale(self._judged, name=self.where, cure=self.cure)
 

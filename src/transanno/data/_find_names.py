@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from transanno.checks._warn import warn
-from transanno.data._gene_ids import best_naming, gene_ids, named_like_protein, other_features
+from transanno.data._gene_ids import best_naming, gene_ids, named_like_other, other_features
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def find_names(var: pd.DataFrame, vocabulary: Iterable[str], *, name: str) -> tu
             )
     is_known = np.asarray(names.isin(vocabulary))
     # A model that was set up with ADT_CD4 means the protein; one that was set up with CD4 hardly does.
-    is_other = other_features(var) & ~(is_known & named_like_protein(names))
+    is_other = other_features(var) & ~(is_known & named_like_other(names))
     if is_other.any():
         clash = is_other & is_known
         # Their own names would be summed with a gene's: CD4 is both.

@@ -29,8 +29,13 @@ _SPECIES_OF_PREFIX = {"ENSG": "human", "ENSMUSG": "mouse", "ENSRNOG": "rat", "EN
 # Names that only one of the two species has, also where all are in upper case.
 _HUMAN_ONLY = re.compile(r"^(HLA-|LINC\d|A[CLFP]\d{6}\.\d|RP\d+-\d|KIR\dD|C\d+ORF\d)", re.IGNORECASE)
 _MOUSE_ONLY = re.compile(r"^(GM\d{3,}|H2-|[\dA-Z]+\d*RIK$|KLRA\d)", re.IGNORECASE)
-_PROTEIN = re.compile(
-    r"^(adt|hto|prot)[-_:.]|^hto\d*$|^(hashtag|totalseq)|[-_](totalseq\w*|total[abc]|adt|hto|prot|protein)$",
+_OTHER = re.compile(
+    # Antibodies, hashtags, guides.
+    r"^(adt|hto|prot|protein|ab|anti|(sg|g)rna)[-_:.]|^hto\d*$|^cmo\d+$|^(hashtag|totalseq)"
+    r"|[-_](totalseq\w*|total[abc]|adt|hto|prot|protein)$"
+    # Spike-ins, which ERCC1 is none of; controls of panels; peaks.
+    r"|^ercc[-_.]?\d{5}$|^neg(ative)?[-_ ]?control|^blank[-_]\d|^(unassigned|deprecated)[-_ ]?codeword"
+    r"|^chr[\dxym]+[:_-]\d+[-_]\d+$",
     re.IGNORECASE,
 )
 
@@ -87,16 +92,16 @@ def _species_of_symbols(symbols: pd.Index) -> str | None:
 
 
 def other_features(var: pd.DataFrame) -> np.ndarray:
-    """Which columns are antibodies, hashtags or other features beside genes ``(n_vars,)``, by type or by name."""
+    """Which columns are antibodies, hashtags, spike-ins or other features beside genes ``(n_vars,)``, by type or by name."""
     is_gene, is_other = features_by_type(var)
     if is_other.all():  # of proteins alone, their names tell which a model may have been set up with
-        return named_like_protein(var.index)
-    return is_other | (named_like_protein(var.index) & ~is_gene)
+        return named_like_other(var.index)
+    return is_other | (named_like_other(var.index) & ~is_gene)
 
 
-def named_like_protein(names: pd.Index) -> np.ndarray:
-    """Whether names are those of antibodies or hashtags, such as ADT_CD3 ``(n_vars,)``."""
-    return np.array([bool(_PROTEIN.search(str(name))) for name in names], dtype=bool)
+def named_like_other(names: pd.Index) -> np.ndarray:
+    """Whether names are those of antibodies, hashtags, spike-ins or controls, such as ADT_CD3 ``(n_vars,)``."""
+    return np.array([bool(_OTHER.search(str(name))) for name in names], dtype=bool)
 
 
 @dataclass(frozen=True)

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from transanno.checks._warn import warn
+from transanno.data._batches import first_names
 
+# Without brackets, quotes and other punctuation, and in lower case.
 _SPELLINGS = frozenset(
-    """nan na n/a n.a. <na> #n/a none null nil missing nat unknown unk unlabeled unlabelled unassigned unannotated unclassified
-    undefined undetermined unspecified unidentified uncharacterized unavailable tbd ? ?? - -- .""".split()
+    """nan na n/a none null nil missing nat unknown unk unlabeled unlabelled unassigned unannotated unclassified undef nd
+    undefined undetermined unspecified unidentified uncharacterized unavailable unresolved unclear ambiguous blank tbd nocall
+    npnan pdna -1""".split()
 )
 _WORDS = frozenset(
     [
         "",
+        *(f"not {word}" for word in ("available applicable assigned annotated labeled labelled known determined classified").split()),
+        *("not reported", "not provided", "no label", "no annotation", "no data", "no call", "missing value", "to be determined"),
+        *("na character", "na integer", "na real", "cell type unknown"),
         *(
-            "not available",
-            "not applicable",
-            "not assigned",
-            "not annotated",
-            "not labeled",
-            "not labelled",
-            "not known",
+            f"{word} {what}"
+            for word in ("unknown", "unassigned", "unlabeled", "unlabelled")
+            for what in ("cell", "cells", "type", "cell type")
         ),
-        *(
-            "no label",
-            "no annotation",
-            "no data",
-            "to be determined",
-            "cell type unknown",
-            "unknown cell",
-            "unknown cells",
-        ),
-        *("unknown cell type", "unknown type", "unassigned cell", "unassigned cells"),
     ]
-)
+)  # fmt: skip
+# Of spreadsheets.
+_ERROR = re.compile(r"^#(ref|value|n/a|name|null|num|div/0)[!?]?$")
+# More types than this, for as few cells each, are no types but numbers, or names of cells.
+_MAX_TYPES, _MIN_CELLS = 20, 3
 _N_NAMED = 5
 
 
@@ -43,11 +40,12 @@ def no_label_text(labels: np.ndarray, unlabeled_category: str, *, where: str) ->
     """Labels of cells, str -> what to know of those that may be none, "" if there is nothing."""
     names, counts = np.unique(labels.astype(str), return_counts=True)
     sizes = {str(name): int(n) for name, n in zip(names, counts, strict=True) if name != unlabeled_category}
-    return " ".join(filter(None, (_no_labels(sizes, unlabeled_category, where), _alike(sizes, where))))
+    found = (_no_labels(sizes, unlabeled_category, where), _alike(sizes, where), _too_many(sizes, where))
+    return " ".join(filter(None, found))
 
 
 def warn_of_no_labels(labels: np.ndarray, unlabeled_category: str, *, where: str) -> None:
-    """Warn of labels that are usual spellings of "no label", and of types that differ by white space or case alone."""
+    """Warn of labels that usually mean none, of types that differ by white space or case alone, and of too many types."""
     text = no_label_text(labels, unlabeled_category, where=where)
     if text:
         warn(text)
@@ -55,8 +53,17 @@ def warn_of_no_labels(labels: np.ndarray, unlabeled_category: str, *, where: str
 
 def is_no_label(name: str) -> bool:
     """Whether a label usually means that there is none."""
-    text = " ".join(name.replace("_", " ").casefold().split())
-    return text in _SPELLINGS or text in _WORDS
+    text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").casefold().strip()  # NotAssigned
+    if _ERROR.match(text) or text == "-1":
+        return True
+    # What is added behind: Unknown (low), Unknown 2.
+    candidates = (text, re.sub(r"(?<=\w)\s*[(\[].*[)\]]$|\s+\d+$", "", text))
+    return any(_plain(candidate) in _SPELLINGS | _WORDS for candidate in candidates)
+
+
+def _plain(text: str) -> str:
+    """-> words alone: [Unknown] and "n.a." are unknown and na."""
+    return " ".join(re.sub(r"[^\w\s/]", "", text).split())
 
 
 def _no_labels(sizes: Mapping[str, int], unlabeled_category: str, where: str) -> str:
@@ -86,6 +93,16 @@ def _alike(sizes: Mapping[str, int], where: str) -> str:
     return (
         f"Some labels of {where} differ by white space or case alone: {shown}. They are taken for different types; give those "
         "that are one type the same name."
+    )
+
+
+def _too_many(sizes: Mapping[str, int], where: str) -> str:
+    n_cells = sum(sizes.values())
+    if len(sizes) <= _MAX_TYPES or n_cells >= _MIN_CELLS * len(sizes):
+        return ""
+    return (
+        f"{where} holds {len(sizes):,} labels for {n_cells:,} cells, {first_names(list(sizes))}: these look like numbers or names of cells "
+        "and not like cell types. Name the column of the types."
     )
 
 

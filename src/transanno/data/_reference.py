@@ -10,6 +10,7 @@ import pandas as pd
 from anndata import AnnData
 
 from transanno._constants import JUDGED_KEY, OTHER_GENES
+from transanno.checks._quiet import repeated_names
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._counts import in_memory
 from transanno.data._find_counts import CountsSource, read_counts
@@ -58,7 +59,7 @@ def read_reference(
     All genes of a block of cells are held at a time, twice: to choose genes by, and to read these.
     """
     obs = pd.DataFrame(index=adata.obs_names.astype(str))
-    for key in filter(None, (labels_key, batch_key)):
+    for key in (key for key in (labels_key, batch_key) if key is not None):
         obs[key] = adata.obs[key].to_numpy()
 
     def read(source: CountsSource) -> tuple[AnnData, dict[str, float] | None]:
@@ -78,7 +79,8 @@ def read_reference(
             shares = dict(zip(wanted.measured, (of_gene / of_gene.sum()).tolist(), strict=True))
         counts = in_memory(AlignedCounts(source.counts, match, others, name)).matrix
         names = [*selected, OTHER_GENES] if others is not None else list(selected)
-        return AnnData(counts, obs=obs, var=pd.DataFrame(index=names), uns={JUDGED_KEY: True}), shares
+        with repeated_names():
+            return AnnData(counts, obs=obs, var=pd.DataFrame(index=names), uns={JUDGED_KEY: True}), shares
 
     return read_counts(adata, read, layer=layer, name=name)
 

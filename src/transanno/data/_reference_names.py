@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from transanno.checks._quiet import repeated_names
 from transanno.checks._warn import warn
 from transanno.data._gene_ids import MIN_SHARED_FRACTION, best_naming, name_sources
 from transanno.data._match_genes import MIN_SHARED_GENES
@@ -56,11 +57,12 @@ def _renamed(reference: AnnData, names: pd.Index) -> AnnData:
         new = dict(zip(reference.var_names.astype(str), names, strict=True))
         var.index = pd.Index([new.get(name, name) for name in var.index], dtype=object)
         raw = {"X": reference.raw.X, "var": var, "varm": {}}
-    return AnnData(
-        reference.X,
-        obs=reference.obs,
-        var=reference.var.set_axis(names),
-        uns=reference.uns,
-        layers={key: reference.layers[key] for key in reference.layers if key is not None},
-        raw=raw,
-    )
+    with repeated_names():
+        return AnnData(
+            reference.X,
+            obs=reference.obs,
+            var=reference.var.set_axis(names),
+            uns=reference.uns,
+            layers={key: reference.layers[key] for key in reference.layers if key is not None},
+            raw=raw,
+        )

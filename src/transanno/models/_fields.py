@@ -45,7 +45,7 @@ class GeneLayerField(LayerField):
         check_not_empty(adata, name="adata")
         check_layer(adata, self._layer, name="adata")
         if self._layer is None and adata.X is None:
-            raise ValueError("adata.X is None. Put raw counts there, or name the layer that holds them with `layer=`.")
+            raise ValueError(f"adata.X is None. {counts_cure(adata, None, name='adata')()}")
         super().validate_field(adata)
         check_unique_genes(adata.var_names, name="adata")
         name = "adata.X" if self._layer is None else f'adata.layers["{self._layer}"]'

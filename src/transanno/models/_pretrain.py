@@ -14,7 +14,7 @@ from mudata import MuData
 from scvi.data import AnnDataManager
 from scvi.utils import setup_anndata_dsp
 
-from transanno.checks._arguments import check_training, one_column
+from transanno.checks._arguments import check_adata, check_training, one_column
 from transanno.checks._warn import warn
 from transanno.data._positions import as_positions
 from transanno.models._base import TransAnnoBase, plan_arguments
@@ -282,6 +282,7 @@ class TransAnnoPretrain(TransAnnoBase):
         %(param_batch_key)s
         """
         check_no_other_keys(kwargs)
+        check_adata(adata, name="adata")
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         manager = AnnDataManager(fields=anndata_fields(layer, batch_key), setup_method_args=setup_method_args)

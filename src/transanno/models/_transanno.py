@@ -16,7 +16,7 @@ from scvi.model.base import ArchesMixin
 from scvi.utils import setup_anndata_dsp
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
-from transanno.checks._arguments import check_training, one_column
+from transanno.checks._arguments import check_adata, check_training, one_column
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.evidence._explained import check_explanation
@@ -856,6 +856,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
         """
         kwargs = drop_scanvi_arguments("setup_anndata", kwargs)
         check_no_other_keys(kwargs)
+        check_adata(adata, name="adata")
         batch_key = one_column(batch_key, argument="batch_key")
         setup_method_args = cls._get_setup_method_args(**locals())
         fields = anndata_fields(layer, batch_key, labels_key, unlabeled_category)

@@ -113,7 +113,9 @@ def sparse_rows(rows: Tensor, genes: Tensor, values: Tensor, *, n_vars: int) -> 
     """Row offsets ``(n_obs + 1,)``, gene positions and values ``(n_stored,)`` -> sparse CSR ``(n_obs, n_vars)``."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(rows, genes, values, size=(len(rows) - 1, n_vars), check_invariants=False)
+        return torch.sparse_csr_tensor(
+            rows, genes, values, size=(len(rows) - 1, n_vars), device=values.device, check_invariants=False
+        )
 
 
 def distance_from(expression: Tensor, center: Tensor) -> Tensor:

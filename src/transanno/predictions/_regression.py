@@ -23,4 +23,6 @@ def fit_regression(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # close enough
+        # Who registers labels like that has been warned of them.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than", category=UserWarning)
         return regression.fit(values, codes)

@@ -122,6 +122,12 @@ def annotate(
     if (reference is None) == (model is None):
         raise ValueError("Pass either reference=, to train on it, or model=, to use a trained one.")
     check_annotation(query, key_added=key_added, seed=seed, refine=refine, accelerator=accelerator, layer=layer)
+    for argument, key in (("labels_key", labels_key), ("batch_key", batch_key)):
+        if key == key_added and key in query.obs:
+            raise ValueError(
+                f"key_added={key_added!r} is the column that {argument} names, which the predictions would replace. Name another "
+                "column."
+            )
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     with telling_once():
         if model is None:

@@ -8,7 +8,7 @@ from anndata import AnnData
 from mudata import MuData
 
 from transanno.checks._arguments import check_adata
-from transanno.checks._data import check_obs_column
+from transanno.checks._data import check_not_repeated, check_obs_column
 from transanno.data._cells import check_query
 from transanno.data._labels import as_strings
 from transanno.data._layers import layer_of_each
@@ -37,6 +37,8 @@ def fit_for_query(
     -> the model, and ``layer`` if the query has it, else None: one of both may keep its counts elsewhere.
     """
     check_adata(query, name="query")
+    for key in (labels_key, fit_kwargs.get("batch_key")):
+        check_not_repeated(query.obs, key, name="query")
     reference = with_tables(reference)
     reference_layer, layer = layer_of_each(reference, query, layer)
     reference = named_as_query(reference, query.var)

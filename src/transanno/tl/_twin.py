@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from transanno._constants import JUDGED_KEY
+from transanno.checks._quiet import repeated_names
 from transanno.checks._warn import telling_nothing
 from transanno.models import TransAnno
 from transanno.models._calibrate import calibrate, fit_novelty_space
@@ -42,9 +43,11 @@ def calibrate_by_twin(
     kept["datasplitter_kwargs"] = {**(kept.get("datasplitter_kwargs") or {}), "external_indexing": [training, held_out]}
     with telling_nothing(), seeded(seed):  # the model itself has warned of the same
         # The same matrix: it is read only.
-        twin = make(
-            AnnData(model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy(), uns={JUDGED_KEY: True})
-        )
+        with repeated_names():
+            adata = AnnData(
+                model.adata.X, obs=model.adata.obs.copy(), var=model.adata.var.copy(), uns={JUDGED_KEY: True}
+            )
+        twin = make(adata)
         with stage("calibration 2/2"):
             twin.train(callbacks=bars, **kept)
     model.calibration_ = twin.calibration_

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import scvi
@@ -21,8 +22,20 @@ _FLAGS = "XLA_FLAGS"
 def seeded(seed: int | None) -> Iterator[None]:
     """Seed everything that scvi-tools draws from, and restore the generators afterwards.
 
-    ``None`` leaves the generators, and ``scvi.settings.seed``, as they are.
+    ``None`` leaves the generators, and ``scvi.settings.seed``, as they are. What a session has told torch otherwise, that nothing
+    is to be differentiated or that tensors are to be elsewhere, is not for what is made and trained in here.
     """
+    with torch.inference_mode(False), torch.enable_grad(), _tensors_on_cpu(), _seeded(seed):
+        yield
+
+
+def _tensors_on_cpu() -> AbstractContextManager[Any]:
+    # A mode that looks at every call, which takes time: only where there is a need.
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+
+
+@contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return

@@ -126,9 +126,7 @@ def test_spike_ins_are_not_in_a_model(reference, query):
 def test_no_x_names_the_layer_that_holds_counts(reference, query):
     model = tl.fit_reference(reference, "cell_type", **QUICK)
     layers = {"spliced": query.X * 0.5, "raw_counts": query.X}
-    with pytest.raises(
-        ValueError, match=r"query has no X\..*raw counts: pass layer=.raw_counts."
-    ):
+    with pytest.raises(ValueError, match=r"query has no X\..*raw counts: pass layer=.raw_counts."):
         tl.annotate(ad.AnnData(None, obs=query.obs, var=query.var, layers=layers), model=model)
     with pytest.raises(ValueError, match=r"query has no X\. query has no other layer and no raw"):
         tl.annotate(ad.AnnData(None, obs=query.obs, var=query.var), model=model)
@@ -172,3 +170,35 @@ def test_labels_and_batches_are_not_replaced(key, reference, query):
     with pytest.raises(ValueError, match=f"key_added='{key}' is the column that .*_key names"):
         tl.annotate(query, reference, labels_key="cell_type", batch_key="batch", key_added=key, **QUICK)
     pd.testing.assert_frame_equal(query.obs, before)
+
+
+def _ids(suffix: str = "") -> list[str]:
+    return [f"ENSG{i:011d}{suffix}" for i in range(53)]
+
+
+@pytest.mark.parametrize(
+    ("column", "query_names", "query_column"),
+    [
+        (_ids(".3"), _ids(), None),
+        (_ids(), _ids(".7"), None),
+        ([f"hg19_GENE{i:02d}" for i in range(53)], None, None),
+        ([f"gene{i:02d}" for i in range(53)], None, None),
+        (_ids(), [str(i) for i in range(53)], _ids()),
+        (_ids(".1"), [str(i) for i in range(53)], _ids(".2")),
+    ],
+    ids=["versions", "versions of the query", "genome", "case", "column of both", "versions in columns of both"],
+)
+def test_names_in_a_column_of_the_reference(column, query_names, query_column, reference, query):
+    expected = query.copy()
+    tl.annotate(expected, reference, labels_key="cell_type", **QUICK)
+    reference.var["gene_ids"] = column
+    reference.var_names = [f"L{i}Q" for i in range(53)]
+    if query_names is not None:
+        query.var_names = query_names
+    if query_column is not None:
+        query.var["id"] = query_column
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TransAnnoWarning)
+        tl.annotate(query, reference, labels_key="cell_type", **QUICK)
+    assert any("its column var['gene_ids'], which holds 53 names" in str(warning.message) for warning in caught)
+    np.testing.assert_allclose(query.obs["transanno_confidence"], expected.obs["transanno_confidence"], atol=1e-5)

@@ -127,10 +127,10 @@ def best_naming(var: pd.DataFrame, vocabulary: pd.Index) -> Naming:
         return best
     n_as_they_are = best.n_shared
     for source, names in name_sources(var):
-        for how, key in _spellings(names).items():
+        for how, key in spellings(names).items():
             if source is None and how is None:
                 continue
-            spelled = _spell_as(names, vocabulary, key)
+            spelled = spell_as(names, vocabulary, key)
             n_shared = int(vocabulary.isin(spelled).sum())
             # what changes less comes first, and something of more change has to be worth it
             if is_much_better(n_shared, n_as_they_are, vocabulary) and n_shared > 1.05 * best.n_shared:
@@ -211,7 +211,7 @@ _SPELLINGS: dict[str | None, Callable[[pd.Index], pd.Index]] = {
 }
 
 
-def _spellings(names: pd.Index) -> dict[str | None, Callable[[pd.Index], pd.Index]]:
+def spellings(names: pd.Index) -> dict[str | None, Callable[[pd.Index], pd.Index]]:
     """-> keys by which names may be compared, and how to say so."""
     several = genomes(names)
     if not several:
@@ -220,7 +220,7 @@ def _spellings(names: pd.Index) -> dict[str | None, Callable[[pd.Index], pd.Inde
     return {how: key for how, key in _SPELLINGS.items() if key not in (without_affixes, ids_in_names)} | of_one
 
 
-def _spell_as(names: pd.Index, vocabulary: pd.Index, key: Callable[[pd.Index], pd.Index]) -> pd.Index:
+def spell_as(names: pd.Index, vocabulary: pd.Index, key: Callable[[pd.Index], pd.Index]) -> pd.Index:
     """-> names, those that equal one of the vocabulary by ``key`` spelled as there."""
     spelling = pd.Series(vocabulary, index=key(vocabulary))
     spelling = spelling[~spelling.index.duplicated(keep=False)]  # two genes of the model must not become one

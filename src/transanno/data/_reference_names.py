@@ -8,7 +8,7 @@ from anndata import AnnData
 
 from transanno.checks._quiet import repeated_names
 from transanno.checks._warn import warn
-from transanno.data._gene_ids import MIN_SHARED_FRACTION, best_naming, name_sources
+from transanno.data._gene_ids import MIN_SHARED_FRACTION, best_naming, name_sources, spell_as, spellings
 from transanno.data._match_genes import MIN_SHARED_GENES
 from transanno.data._raw_var import raw_var
 
@@ -25,13 +25,11 @@ def named_as_query(reference: AnnData, query_var: pd.DataFrame) -> AnnData:
     """
     own, theirs = pd.Index(reference.var_names).astype(str), pd.Index(query_var.index).astype(str)
     n_shared = best_naming(query_var, own).n_shared
-    best: tuple[int, str, pd.Index] | None = None
-    for source, names in name_sources(reference.var):
-        n = int(names[~names.duplicated(keep=False)].isin(theirs).sum())
-        if source is not None and n > (2 * n_shared if best is None else best[0]):
-            best = n, source, names
+    if 2 * n_shared >= min(len(own), len(theirs)):  # nothing can double that
+        return reference
+    best = _best_column(reference.var, query_var)
     n_needed = max(min(MIN_SHARED_GENES, len(own)), MIN_SHARED_FRACTION * min(len(own), len(theirs)))
-    if best is None or best[0] < n_needed:
+    if best is None or best[0] <= 2 * n_shared or best[0] < n_needed:
         return reference
     n, source, names = best
     if reference.isbacked:
@@ -47,6 +45,23 @@ def named_as_query(reference: AnnData, query_var: pd.DataFrame) -> AnnData:
     # A name that two genes share would be refused; they keep the one that tells them apart.
     is_clear = ~(names.duplicated(keep=False) | reference.var[source].isna().to_numpy())
     return _renamed(reference, pd.Index(np.where(is_clear, names, own), dtype=object))
+
+
+def _best_column(var: pd.DataFrame, query_var: pd.DataFrame) -> tuple[int, str, pd.Index] | None:
+    """-> how many names a column of the reference shares with the query's or a column of that, which column, and its names."""
+    best = None
+    for _, theirs in name_sources(query_var):
+        theirs = theirs.unique()
+        for source, names in name_sources(var):
+            if source is None:
+                continue
+            for key in spellings(names).values():
+                spelled = spell_as(names, theirs, key)
+                n = int(spelled[~spelled.duplicated(keep=False)].isin(theirs).sum())
+                # What changes less comes first, and something of more change has to be worth it.
+                if best is None or n > 1.05 * best[0]:
+                    best = n, source, spelled
+    return best
 
 
 def _renamed(reference: AnnData, names: pd.Index) -> AnnData:

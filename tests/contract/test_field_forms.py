@@ -202,3 +202,36 @@ def test_names_in_a_column_of_the_reference(column, query_names, query_column, r
         tl.annotate(query, reference, labels_key="cell_type", **QUICK)
     assert any("its column var['gene_ids'], which holds 53 names" in str(warning.message) for warning in caught)
     np.testing.assert_allclose(query.obs["transanno_confidence"], expected.obs["transanno_confidence"], atol=1e-5)
+
+
+def test_scaled_values_beside_logarithms_in_a_layer(reference, query):
+    model = tl.fit_reference(reference, "cell_type", **QUICK)
+    expected = model.predict(query.copy(), soft=True, key_added=None)
+    x = query.X.toarray()
+    query.layers["logcounts"] = sp.csr_matrix(np.log1p(x / x.sum(axis=1, keepdims=True) * 1e4), dtype=np.float32)
+    query.X = ((x - x.mean(axis=0)) / (x.std(axis=0) + 1e-8)).astype(np.float32)
+    cure = r'layers\["logcounts"\] holds values that counts can be restored from: pass layer="logcounts"'
+    with pytest.raises(ValueError, match=cure):
+        tl.annotate(query, model=model)
+    with pytest.warns(TransAnnoWarning, match="restored"):
+        tl.annotate(query, model=model, layer="logcounts", refine=False)
+    np.testing.assert_allclose(query.obs["transanno_confidence"], expected.max(axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">i4"])
+@pytest.mark.parametrize("container", [sp.csr_matrix, sp.csc_matrix])
+def test_sparse_counts_of_another_byte_order(dtype, container, reference, query):
+    model = tl.fit_reference(reference, "cell_type", **QUICK)
+    expected = model.predict(query.copy(), soft=True, key_added=None)
+    query.X = container(query.X)
+    query.X.data = query.X.data.astype(dtype)
+    np.testing.assert_array_equal(model.predict(query, soft=True, key_added=None), expected)
+
+
+@pytest.mark.parametrize("form", ["{}__chr{n}", '"{}"', "'{}'", "b'{}'", "{n}_{}", "{n}|{}"])
+def test_what_programs_add_to_names(form, reference, query):
+    model = tl.fit_reference(reference, "cell_type", **QUICK)
+    expected = model.predict(query.copy(), soft=True, key_added=None)
+    query.var_names = [form.format(name, n=n + 1) for n, name in enumerate(query.var_names)]
+    with pytest.warns(TransAnnoWarning, match="genes were matched by names without what programs add"):
+        np.testing.assert_array_equal(model.predict(query, soft=True, key_added=None), expected)

@@ -30,6 +30,12 @@ def counts_cure(adata: AnnData, layer: str | None, *, name: str) -> Cure:
             return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} {what}: {_how(places[0], name)}."
         if not is_needed:
             return ""
+        places = [key for key, scale in scales.items() if scale.is_restorable and key[0] == "layer"]
+        if places:
+            return (
+                f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} values that counts can be restored from: "
+                f"{_how(places[0], name)}."
+            )
         looked = f"Neither the other layers ({_layers(adata, layer)}) nor raw hold raw counts" if scales else (
             f"{name} has no other layer and no raw that could hold raw counts"
         )  # fmt: skip

@@ -120,10 +120,14 @@ def stack(blocks: Iterable[sp.csr_matrix], n_vars: int) -> sp.csr_matrix:
 
 
 def readable(matrix: Any) -> Any:
-    """The matrix, or if it is one that scipy can hold but neither copy nor slice, float16, the same as float32."""
-    if sp.issparse(matrix) and matrix.dtype == np.float16:
-        return type(matrix)((matrix.data.astype(np.float32), matrix.indices, matrix.indptr), matrix.shape)
-    return matrix
+    """The matrix, or if it is one that scipy can hold but neither copy nor slice, the same in numbers that it can.
+
+    These are float16, and numbers of a machine of another byte order.
+    """
+    if not sp.issparse(matrix) or (matrix.dtype != np.float16 and matrix.dtype.isnative):
+        return matrix
+    dtype = np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("=")
+    return type(matrix)((matrix.data.astype(dtype), matrix.indices, matrix.indptr), matrix.shape)
 
 
 def as_csr(block: Any) -> sp.csr_matrix:

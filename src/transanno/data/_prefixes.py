@@ -17,6 +17,10 @@ _ID = r"ENS[A-Z]*G\d{6,}(?:\.\d+)?"
 _ID_BEHIND = re.compile(rf"^(?P<symbol>.+?)[\s_|:;,/~-]+\(?(?P<id>{_ID})\)?$")
 _ID_IN_FRONT = re.compile(rf"^(?P<id>{_ID})[\s_|:;,/~-]+\(?(?P<symbol>.+?)\)?$")
 _ENTREZ_BEHIND = re.compile(r"^(?P<symbol>.+?)\|(?P<id>\d+)$")
+_ENTREZ_IN_FRONT = re.compile(r"^(?P<id>\d+)[_|](?P<symbol>[A-Za-z].*)$")
+# Of CEL-seq; and what is left of texts of other languages: 'CD3D', "CD3D", b'CD3D'.
+_CHROMOSOME_BEHIND = re.compile(r"__chr\w+$")
+_QUOTED = re.compile(r"""^b?(["'])(?P<name>.+)\1$""")
 _KIND_IN_FRONT = re.compile(r"^(gene|rna)[-:](?=.)", re.IGNORECASE)
 # An affix that so many names share belongs to none of them; of a mixture of species, each has its own.
 _SHARED = 0.2
@@ -33,7 +37,7 @@ def genomes(names: pd.Index) -> list[str]:
 
 
 def without_affixes(names: pd.Index, *, genome: str | None = None) -> pd.Index:
-    """GRCh38_CD3D, CD3D-hg19, gene:CD3D, CD3D_ENSG00000167286 and " CD3D " -> CD3D; names without such stay.
+    """GRCh38_CD3D, CD3D-hg19, gene:CD3D, CD3D_ENSG00000167286, CD3D__chr11 and " CD3D " -> CD3D; names without such stay.
 
     With a ``genome``, names of other genomes stay, too: C3 of man and mouse are two genes.
     """
@@ -54,7 +58,14 @@ def _symbol(name: str) -> str:
 def _parts(name: str) -> re.Match | None:
     if len(name) > _LONGEST:
         return None
-    return _ID_BEHIND.match(name) or _ID_IN_FRONT.match(name) or _ENTREZ_BEHIND.match(name)
+    return (
+        _ID_BEHIND.match(name) or _ID_IN_FRONT.match(name) or _ENTREZ_BEHIND.match(name) or _ENTREZ_IN_FRONT.match(name)
+    )
+
+
+def _bare(name: str) -> str:
+    quoted = _QUOTED.match(name)
+    return _CHROMOSOME_BEHIND.sub("", quoted["name"] if quoted else name)
 
 
 def _without_genome(name: str, genome: str | None) -> str:
@@ -66,7 +77,7 @@ def _without_genome(name: str, genome: str | None) -> str:
 
 def _without_shared(names: pd.Index, genome: str | None) -> list[str]:
     """Names without a first or last part that many of them have in common, such as the name of a species or a sample."""
-    texts = [_without_genome(str(name).strip(), genome) for name in names]
+    texts = [_without_genome(_bare(str(name).strip()), genome) for name in names]
     if genome is not None:
         return texts
     for pattern in (r"^([^\s_:|.-]+[\s_:|.-]+)(?=.)", r"(?<=.)([\s_:|.-]+[^\s_:|.-]+)$"):

@@ -7,12 +7,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from transanno._constants import UNLABELED_CATEGORY
-from transanno.checks._data import check_obs_column
 from transanno.data._copies import identical_cells
 from transanno.data._counts import Counts
 from transanno.data._labels import as_strings
-from transanno.data._no_label import no_label_text
 from transanno.pp._check._report import Finding
 
 # Fewer genes than either are hardly a cell; the second is for panels of few genes.
@@ -134,11 +131,3 @@ def _batch_finding(adata: AnnData, batch_key: str, labels_key: str | None) -> Fi
     if not problems:
         return Finding("batches", "ok", found)
     return Finding("batches", severity, f"{found}; {'; '.join(problems)}", "; ".join(cures))  # type: ignore[arg-type]
-
-
-def label_findings(reference: AnnData, labels_key: str) -> list[Finding]:
-    """-> whether labels of the reference are none."""
-    check_obs_column(reference, labels_key, argument="labels_key", name="reference")
-    labels = as_strings(reference.obs[labels_key], missing=UNLABELED_CATEGORY)
-    text = no_label_text(labels, UNLABELED_CATEGORY, where=f"obs[{labels_key!r}]")
-    return [Finding("labels", "warning", text)] if text else []

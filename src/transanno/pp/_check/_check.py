@@ -15,19 +15,19 @@ from anndata import AnnData
 from transanno.checks._data import check_layer, check_not_empty
 from transanno.data._align_counts import AlignedCounts
 from transanno.data._counts import MatrixCounts, in_memory
-from transanno.data._find_counts import CountsSource, read_counts
+from transanno.data._find_counts import CountsSource
 from transanno.data._find_names import find_names
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
 from transanno.data._layers import lacks_layer
 from transanno.data._match_genes import GeneMatch, match_genes, missing_genes
-from transanno.data._other_genes import OtherGenes
 from transanno.data._reference_names import named_as_query
-from transanno.data._restore import RestoredCounts
 from transanno.data._shared_genes import floor_for_reference
-from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, label_findings, summarize_cells
+from transanno.pp._check._cells import batch_findings, cell_findings, copies_of, summarize_cells
 from transanno.pp._check._overlap import Known, coverage, what_is_known
+from transanno.pp._check._reference import label_findings, reference_findings
 from transanno.pp._check._report import CheckReport, Finding
+from transanno.pp._check._values import check_gene_names, is_in_unread_genes, look_at_values, our_warnings
 
 if TYPE_CHECKING:
     from transanno.models import TransAnno, TransAnnoPretrain
@@ -57,11 +57,12 @@ def check(
     adata
         Cells, in memory or backed; not changed.
     reference_or_model
-        Labeled cells, a trained model, or the folder or name of one, to compare genes and cells with.
+        Labeled cells, a trained model, or the folder or name of one, to compare genes and cells with. Of labeled cells, values,
+        names of genes, labels and batches are judged as well, as :func:`transanno.tl.annotate` does.
     layer
         Layer of raw counts, in ``adata`` and, if it has the layer, in the reference. Default: ``X``.
     batch_key
-        Column of ``adata.obs`` with technical batches.
+        Column of ``obs`` with technical batches; ``adata`` may lack it.
     labels_key
         Column of the reference's ``obs`` with the cell types, for the genes that decide each of them. A model knows it. If
         ``adata`` has the column, types that coincide with batches are found.
@@ -81,7 +82,7 @@ def check(
     TypeError
         If ``adata`` is no AnnData, or ``reference_or_model`` or ``mapping`` is none of the above.
     ValueError
-        If there are no cells or genes.
+        If there are no cells or genes, or a library cannot read the values.
     KeyError
         If there is no such layer, or the reference has no such column.
 
@@ -98,20 +99,25 @@ def check(
             'counts, for example mdata["rna"].'
         )
     check_not_empty(adata, name="adata")
+    check_gene_names(adata, name="adata")
+    if batch_key is not None and not isinstance(batch_key, str):
+        from transanno.checks._arguments import one_column  # which loads torch
+
+        batch_key = one_column(batch_key, argument="batch_key")
     reference_layer, named, first = layer, reference_or_model, []
     if isinstance(reference_or_model, AnnData):
         if layer not in adata.layers and layer in reference_or_model.layers:
             first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
+        check_gene_names(reference_or_model, name="reference")
+        with our_warnings() as warned:
             named = named_as_query(reference_or_model, adata.var)
-        first += [Finding("gene naming", "note", str(warning.message)) for warning in caught]
+        first += [Finding("gene naming", "note", text) for text in warned]
         if labels_key is not None:
             first += label_findings(reference_or_model, labels_key)
     check_layer(adata, layer, name="adata")
     known = None if named is None else what_is_known(named, layer=reference_layer, labels_key=labels_key)
 
-    source, scale_finding, is_usable = _look_at_values(adata, layer)
+    source, scale_finding, is_usable = look_at_values(adata, layer, name="adata")
     findings, fixes = [scale_finding, *first], [] if source.note is None else [source.note]
     is_other = other_features(source.var)
     var = source.var
@@ -126,9 +132,12 @@ def check(
     if known is not None:
         match, names, found = _compare_genes(var, known, fixes)
         findings += found
-        if not is_usable and _is_in_unread_genes(source, match, known):
+        if not is_usable and is_in_unread_genes(source, match, known):
             cure = f"the {known.what} does not read the genes that are concerned; remove them all the same"
             findings[0] = Finding("scale", "warning", scale_finding.found, cure)
+        if isinstance(named, AnnData):
+            read = match.vocabulary[~match.is_missing] if match.n_shared else known.genes
+            findings += reference_findings(named, read, layer=reference_layer, batch_key=batch_key)
         is_other &= ~np.asarray(names.isin(known.genes))  # a model may have been set up with proteins
         if known.deciding is not None:
             table = coverage(known.deciding, set(match.vocabulary[~match.is_missing]))
@@ -166,49 +175,6 @@ def check(
     )
 
 
-def _look_at_values(adata: AnnData, layer: str | None) -> tuple[CountsSource, Finding, bool]:
-    """-> where counts are, what was found, and whether models accept them."""
-    looked: list[CountsSource] = []
-
-    def read(source: CountsSource) -> CountsSource:
-        looked.append(source)
-        if isinstance(source.counts, MatrixCounts) and source.counts.matrix is None:
-            raise ValueError(f"{source.where} is empty. Name the layer that holds the counts.")
-        source.judge()
-        for _ in source.checked():
-            pass
-        return source
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            source = read_counts(adata, read, layer=layer, name="adata")
-        except (ValueError, TypeError) as error:
-            said = [looked[-1].found, str(error)]
-            return looked[-1], Finding("scale", "error", ". ".join(filter(None, said))), False
-    said = [text for text in (source.note, *(str(warning.message) for warning in caught[:1])) if text is not None]
-    if not said:
-        return source, Finding("scale", "ok", f"{source.where} holds {source.scale}"), True
-    cure = "" if source.note is None else "models do this by themselves; fix=True gives you the counts"
-    is_like_tpm = source.note is not None and not isinstance(source.counts, MatrixCounts | RestoredCounts)
-    doubtful = bool(caught) or is_like_tpm or (source.restored is not None and source.restored.is_inexact.any())
-    return source, Finding("scale", "warning" if doubtful else "note", " ".join(filter(None, said)), cure), True
-
-
-def _is_in_unread_genes(source: CountsSource, match: GeneMatch, known: Known) -> bool:
-    """Whether what is wrong with the values is in genes that the reference or the model does not read."""
-    if not match.n_shared or source.scale is None:
-        return False
-    others = OtherGenes(np.asarray(source.var.index.isin(known.others)))
-    try:
-        source.judge()
-        for _ in source.checked(AlignedCounts(source.counts, match, others, "adata"), match.vocabulary):
-            pass
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
 def _gene_findings(var: pd.DataFrame, ids: GeneIds, is_other: np.ndarray) -> list[Finding]:
     severity, cure = "ok", ""
     if ids.kind == "mixed":
@@ -239,18 +205,14 @@ def _compare_genes(var: pd.DataFrame, known: Known, fixes: list[str]) -> tuple[G
     if not names.equals(var.index) and notes:
         fixes.append(f"genes are named as those of the {known.what}.")
     missing = missing_genes(var)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            floor = floor_for_reference(len(known.genes)) if known.what == "reference" else None
+    floor = floor_for_reference(len(known.genes)) if known.what == "reference" else None
+    try:
+        with our_warnings() as warned:
             match = match_genes(names, known.genes, var=var, is_missing=missing, min_shared=floor, name="adata")
-            text = " ".join(str(warning.message) for warning in caught)
-            problem = Finding("gene overlap", "warning", _about(text, known)) if caught else None
-        except ValueError as error:
-            match, problem = (
-                _any_match(names, known.genes, missing),
-                Finding("gene overlap", "error", _about(str(error), known)),
-            )
+        problem = Finding("gene overlap", "warning", _about(" ".join(warned), known)) if warned else None
+    except ValueError as error:
+        match = _any_match(names, known.genes, missing)
+        problem = Finding("gene overlap", "error", _about(str(error), known))
     share = match.n_shared / len(known.genes)
     found = f"{match.n_shared} of the {len(known.genes)} genes of the {known.what} are measured ({share:.0%})"
     return match, names, [*findings, problem or Finding("gene overlap", "ok", found)]

@@ -13,13 +13,13 @@ from anndata import AnnData
 
 from transanno._constants import UNLABELED_CATEGORY
 from transanno.checks._data import check_not_empty, check_obs_column
-from transanno.data._align_counts import AlignedCounts
+from transanno.checks._warn import telling_nothing
 from transanno.data._counts import Counts, in_memory
 from transanno.data._find_counts import CountsSource, read_counts
 from transanno.data._gene_ids import other_features
 from transanno.data._labels import as_strings
 from transanno.data._log_normalize import log_normalize
-from transanno.data._match_genes import match_genes
+from transanno.pp._check._values import READING_ERRORS, counts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Known:
     deciding: Mapping[str, list[str]] | None
     """genes that decide each type, the most important first"""
     counts: sp.csr_matrix | None
-    """``(n_obs, n_genes)`` of the reference, None for a model without its cells"""
+    """``(n_obs, n_genes)`` of the reference, None if they are no counts, and for a model without its cells"""
     others: frozenset[str] = frozenset()
     """further genes that a model reads, by their sum"""
 
@@ -75,17 +75,16 @@ def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None)
     layer = layer if layer in reference.layers else None
     genes = pd.Index(reference.var_names).astype(str)[~other_features(reference.var)].unique()
 
-    def read(source: CountsSource) -> sp.csr_matrix | None:
-        if not genes.isin(source.var.index).all():
-            return None
-        match = match_genes(source.var.index, genes, min_shared=1, name="reference")
-        return in_memory(AlignedCounts(source.counts, match, name="reference")).matrix
+    def read(source: CountsSource) -> sp.csr_matrix:
+        counts = counts_of(source, genes, name="reference")
+        source.judge()
+        return in_memory(counts, source.checked(counts, genes)).matrix
 
-    counts = (
-        None
-        if reference.X is None and layer is None and reference.raw is None
-        else read_counts(reference, read, layer=layer, name="reference")
-    )
+    try:
+        with telling_nothing():
+            counts = read_counts(reference, read, layer=layer, name="reference")
+    except READING_ERRORS:  # said of the genes that the query shares, once these are known
+        counts = None
     if counts is None or labels_key is None:
         return Known("reference", genes, None, counts)
     check_obs_column(reference, labels_key, argument="labels_key", name="reference")

@@ -26,7 +26,7 @@ class Finding:
     name: str
     """what was looked at, such as "scale" """
     severity: Severity
-    """``"ok"``; ``"note"``, worth knowing; ``"warning"``, predictions may be worse; ``"error"``, models refuse the data"""
+    """``"ok"``; ``"note"``, worth knowing; ``"warning"``, predictions may be worse; ``"error"``, models refuse the data or the reference"""
     found: str
     """what was found"""
     cure: str = ""
@@ -75,7 +75,7 @@ class CheckReport:
 
     @property
     def is_usable(self) -> bool:
-        """Whether models accept the data, repaired as they do by themselves."""
+        """Whether models accept the data, and the reference where there is one, repaired as they do by themselves."""
         return self.severity != "error"
 
     def to_frame(self) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 from anndata import AnnData
 from mudata import MuData
 
-from transanno.checks._arguments import check_adata
+from transanno.checks._arguments import check_adata, one_column
 from transanno.checks._data import check_not_repeated, check_obs_column
 from transanno.data._cells import check_query
 from transanno.data._labels import as_strings
@@ -37,7 +37,7 @@ def fit_for_query(
     -> the model, and ``layer`` if the query has it, else None: one of both may keep its counts elsewhere.
     """
     check_adata(query, name="query")
-    for key in (labels_key, fit_kwargs.get("batch_key")):
+    for key in (labels_key, one_column(fit_kwargs.get("batch_key"), argument="batch_key")):
         check_not_repeated(query.obs, key, name="query")
     reference = with_tables(reference)
     reference_layer, layer = layer_of_each(reference, query, layer)

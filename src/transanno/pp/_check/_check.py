@@ -104,11 +104,13 @@ def check(
         from transanno.checks._arguments import one_column  # which loads torch
 
         batch_key = one_column(batch_key, argument="batch_key")
-    reference_layer, named, first = layer, reference_or_model, []
+    reference_layer, named, first = None, reference_or_model, []
     if isinstance(reference_or_model, AnnData):
-        if layer not in adata.layers and layer in reference_or_model.layers:
-            first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
         check_gene_names(reference_or_model, name="reference")
+        # Reference and query need not keep their counts in layers of the same name.
+        reference_layer = layer if layer in reference_or_model.layers else None
+        if layer not in adata.layers and reference_layer is not None:
+            first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
         with our_warnings() as warned:
             named = named_as_query(reference_or_model, adata.var)
         first += [Finding("gene naming", "note", text) for text in warned]

@@ -71,8 +71,6 @@ def what_is_known(source: Any, *, layer: str | None, labels_key: str | None) -> 
 
 def _of_reference(reference: AnnData, layer: str | None, labels_key: str | None) -> Known:
     check_not_empty(reference, name="reference")
-    # Reference and query need not keep their counts in layers of the same name.
-    layer = layer if layer in reference.layers else None
     genes = pd.Index(reference.var_names).astype(str)[~other_features(reference.var)].unique()
 
     def read(source: CountsSource) -> sp.csr_matrix:

@@ -23,7 +23,7 @@ QUICK = {"max_epochs": 1, "accelerator": "cpu", "calibrate": False, "enable_prog
     "word",
     "-1;not determined;n.d.;nd;N.A;undef;(unassigned);[unknown];unassigned (low);Unknown_1;unknown?;unlabeled cells;not classified;"
     "NotAssigned;no call;unresolved;missing value;NA_character_;#REF!;#VALUE!;#N/A;(blank);...;*;pd.NA;<undefined>;'nan';UNK.;"
-    "not reported;not provided;unclear;Ambiguous;Unlabelled cell".split(";"),
+    "not reported;not provided;unclear;Ambiguous;Unlabelled cell;not-assigned;No-call".split(";"),
 )
 def test_spellings_of_no_label(word):
     assert is_no_label(word)

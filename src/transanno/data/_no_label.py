@@ -57,7 +57,7 @@ def is_no_label(name: str) -> bool:
     if _ERROR.match(text) or text == "-1":
         return True
     # What is added behind: Unknown (low), Unknown 2.
-    candidates = (text, re.sub(r"(?<=\w)\s*[(\[].*[)\]]$|\s+\d+$", "", text))
+    candidates = (text, text.replace("-", " "), re.sub(r"(?<=\w)\s*[(\[].*[)\]]$|\s+\d+$", "", text))
     return any(_plain(candidate) in _SPELLINGS | _WORDS for candidate in candidates)
 
 

@@ -67,7 +67,7 @@ def test_raw_is_taken_where_x_turns_out_not_to_be_restorable(model, make_adata):
 @pytest.mark.parametrize("what", ["predict", "load_query_data", "fit_reference"])
 def test_without_x_the_cure_is_named(model, query, what):
     query.X = None
-    with pytest.raises(ValueError, match="has no X\..*put them into X or a layer"):
+    with pytest.raises(ValueError, match=r"has no X\..*put them into X or a layer"):
         if what == "predict":
             model.predict(query)
         elif what == "load_query_data":

@@ -219,3 +219,11 @@ def test_a_layer_of_the_query_alone_leaves_x_of_the_reference(query, reference):
     scaled(reference)
     report = pp.check(query, reference, layer="umi", labels_key="cell_type")
     assert report["reference scale"].found.startswith("reference.X looks scaled")
+
+
+def test_a_lazy_reference(reference, query, tmp_path):
+    for name in ("dask", "xarray"):
+        pytest.importorskip(name)
+    reference.write_h5ad(tmp_path / "reference.h5ad")
+    lazy = ad.experimental.read_lazy(tmp_path / "reference.h5ad")
+    assert str(pp.check(query, lazy, labels_key="cell_type")) == str(pp.check(query, reference, labels_key="cell_type"))

@@ -20,6 +20,7 @@ from transanno.data._find_names import find_names
 from transanno.data._gene_ids import GeneIds, gene_ids, map_names, other_features
 from transanno.data._labels import as_strings
 from transanno.data._layers import lacks_layer
+from transanno.data._lazy import with_tables
 from transanno.data._match_genes import GeneMatch, match_genes, missing_genes
 from transanno.data._reference_names import named_as_query
 from transanno.data._shared_genes import floor_for_reference
@@ -106,16 +107,17 @@ def check(
         batch_key = one_column(batch_key, argument="batch_key")
     reference_layer, named, first = None, reference_or_model, []
     if isinstance(reference_or_model, AnnData):
-        check_gene_names(reference_or_model, name="reference")
+        reference = with_tables(reference_or_model)
+        check_gene_names(reference, name="reference")
         # Reference and query need not keep their counts in layers of the same name.
-        reference_layer = layer if layer in reference_or_model.layers else None
+        reference_layer = layer if layer in reference.layers else None
         if layer not in adata.layers and reference_layer is not None:
             first, layer = [Finding("layer", "note", lacks_layer(layer, "adata"))], None
         with our_warnings() as warned:
-            named = named_as_query(reference_or_model, adata.var)
+            named = named_as_query(reference, adata.var)
         first += [Finding("gene naming", "note", text) for text in warned]
         if labels_key is not None:
-            first += label_findings(reference_or_model, labels_key)
+            first += label_findings(reference, labels_key)
     check_layer(adata, layer, name="adata")
     known = None if named is None else what_is_known(named, layer=reference_layer, labels_key=labels_key)
 

@@ -216,12 +216,7 @@ def _write_report(
 
 
 def _print_result(
-    query: AnnData,
-    model: TransAnno,
-    labels_key: str,
-    key_added: str,
-    seconds: float,
-    console: Console,
+    query: AnnData, model: TransAnno, labels_key: str, key_added: str, seconds: float, console: Console
 ) -> None:
     """Print what was predicted, and how well if the query has labels."""
     n_shared = int((~model._registered_cells().is_missing & model._is_gene).sum())

@@ -14,11 +14,9 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from mudata import MuData
 from scvi.train import Trainer, TrainRunner
 
-from transanno.checks._data import check_not_lazy, did_you_mean
+from transanno.checks._data import check_not_lazy, did_you_mean, is_collection
 
 _MAX_SEED = 2**32 - 1
-# That of anndata, which has no X, and scvi-tools' adapter, which says that it is an AnnData.
-_COLLECTIONS = ("AnnCollection", "CollectionAdapter")
 
 
 def check_whole_number(
@@ -53,7 +51,7 @@ def check_adata(value: object, *, name: str, may_be_lazy: bool = False) -> None:
             f"{name} is a MuData, but an AnnData is needed here. Pass the modality that holds the counts, for example "
             f'mdata["{next(iter(value.mod), "rna")}"].'
         )
-    if type(value).__name__ in _COLLECTIONS:
+    if is_collection(value):
         raise TypeError(
             f"{name} is an AnnCollection, which only references of tl.fit_reference and tl.annotate may be. Allowed: an AnnData. Join the "
             "files instead, without reading them: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -79,6 +80,21 @@ def check_obs_column(adata: AnnData, key: str, *, argument: str, name: str) -> N
     raise KeyError(
         Message(f"{argument}={key!r} is not a column of {name}.obs. {did_you_mean(key, columns, what='Columns')}")
     )
+
+
+def check_types(types: Sequence[str] | np.ndarray) -> None:
+    """Raise `ValueError` unless a classifier has types of the reference to tell apart."""
+    if len(types) < 2:
+        raise ValueError(
+            f"The reference has {len(types)} cell type{'' if len(types) == 1 else 's'}"
+            f"{': ' + repr(str(types[0])) if len(types) else ' (every cell is unlabeled)'}. A classifier needs "
+            "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
+        )
+
+
+def is_collection(value: object) -> bool:
+    """Whether it is an AnnCollection of anndata, which has no X, a part of one, or scvi-tools' adapter, which says that it is an AnnData."""
+    return type(value).__name__ in {"AnnCollection", "AnnCollectionView", "CollectionAdapter"}
 
 
 def check_not_repeated(obs: pd.DataFrame, key: str | None, *, name: str) -> None:

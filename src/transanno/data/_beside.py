@@ -27,15 +27,12 @@ def counts_cure(adata: AnnData, layer: str | None, *, name: str) -> Cure:
         places = places or [key for key, scale in scales.items() if is_usable(scale)]
         places.sort(key=lambda place: place[1] in _PARTS)
         if places:
-            return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} {what}: {_how(places[0], name)}."
+            return _advice(places, what, name)
         if not is_needed:
             return ""
         places = [key for key, scale in scales.items() if scale.is_restorable and key[0] == "layer"]
         if places:
-            return (
-                f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} values that counts can be restored from: "
-                f"{_how(places[0], name)}."
-            )
+            return _advice(places, "values that counts can be restored from", name)
         looked = f"Neither the other layers ({_layers(adata, layer)}) nor raw hold raw counts" if scales else (
             f"{name} has no other layer and no raw that could hold raw counts"
         )  # fmt: skip
@@ -61,6 +58,10 @@ def _scales(adata: AnnData, layer: str | None) -> dict[_Place, Scale]:
         if getattr(matrix, "dtype", None) is not None and matrix.dtype.kind in "biuf" and 0 not in matrix.shape:
             found[place] = detect_scale(matrix)
     return found
+
+
+def _advice(places: list[_Place], what: str, name: str) -> str:
+    return f"{_listing(places, name)} {'hold' if len(places) > 1 else 'holds'} {what}: {_how(places[0], name)}."
 
 
 def _listing(places: list[_Place], name: str) -> str:

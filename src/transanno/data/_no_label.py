@@ -12,13 +12,11 @@ from transanno.data._batches import first_names
 
 # Without brackets, quotes and other punctuation, and in lower case.
 _SPELLINGS = frozenset(
-    """nan na n/a none null nil missing nat unknown unk unlabeled unlabelled unassigned unannotated unclassified undef nd
-    undefined undetermined unspecified unidentified uncharacterized unavailable unresolved unclear ambiguous blank tbd nocall
-    npnan pdna -1""".split()
-)
-_WORDS = frozenset(
     [
         "",
+        *"""nan na n/a none null nil missing nat unknown unk unlabeled unlabelled unassigned unannotated unclassified undef nd
+        undefined undetermined unspecified unidentified uncharacterized unavailable unresolved unclear ambiguous blank tbd nocall
+        npnan pdna""".split(),
         *(f"not {word}" for word in ("available applicable assigned annotated labeled labelled known determined classified").split()),
         *("not reported", "not provided", "no label", "no annotation", "no data", "no call", "missing value", "to be determined"),
         *("na character", "na integer", "na real", "cell type unknown"),
@@ -58,7 +56,7 @@ def is_no_label(name: str) -> bool:
         return True
     # What is added behind: Unknown (low), Unknown 2.
     candidates = (text, text.replace("-", " "), re.sub(r"(?<=\w)\s*[(\[].*[)\]]$|\s+\d+$", "", text))
-    return any(_plain(candidate) in _SPELLINGS | _WORDS for candidate in candidates)
+    return any(_plain(candidate) in _SPELLINGS for candidate in candidates)
 
 
 def _plain(text: str) -> str:

@@ -34,7 +34,8 @@ def open_h5ad(path: Path, n_genes: int) -> AnnData:
     from anndata.io import read_elem
 
     file = h5py.File(path)
-    if not _is_readable(file) or not is_large((_n_obs(file), n_genes)):
+    obs = read_elem(file["obs"]) if _is_readable(file) else None
+    if obs is None or not is_large((len(obs), n_genes)):
         file.close()
         return anndata.read_h5ad(path)
     raw = None
@@ -42,7 +43,7 @@ def open_h5ad(path: Path, n_genes: int) -> AnnData:
         raw = {"X": _matrix(file["raw/X"]), "var": read_elem(file["raw/var"]), "varm": {}}
     return anndata.AnnData(
         _matrix(file["X"]) if "X" in file else None,
-        obs=read_elem(file["obs"]),
+        obs=obs,
         var=read_elem(file["var"]),
         uns=read_elem(file["uns"]) if "uns" in file else {},
         obsm={key: item for key, item in file.get("obsm", {}).items() if key.endswith(SETS_SUFFIX)},
@@ -86,13 +87,6 @@ def _is_readable(file: h5py.File) -> bool:
     return all(item.attrs.get("encoding-type") == _TABLE for item in tables) and all(
         item.attrs.get("encoding-type") in _MATRICES for item in matrices
     )
-
-
-def _n_obs(file: h5py.File) -> int:
-    from anndata.io import read_elem
-
-    obs = file["obs"]
-    return len(read_elem(obs[obs.attrs["_index"]]))  # of anndata 0.13 a group of values and mask
 
 
 def _matrix(item: h5py.Group | h5py.Dataset) -> Any:

@@ -47,11 +47,6 @@ def one_file(pieces: Iterable[Piece], genes: Iterable[str], *, layer: str | None
         yield AnnData(obs=obs, var=var, **matrices)
 
 
-def is_collection(value: object) -> bool:
-    """Whether it is an AnnCollection of anndata, a part of one, or scvi-tools' adapter, which says that it is an AnnData."""
-    return type(value).__name__ in {"AnnCollection", "AnnCollectionView", "CollectionAdapter"}
-
-
 @contextmanager
 def collection_in_one_file(collection: Any, *, layer: str | None, name: str) -> Iterator[AnnData]:
     """AnnCollection of files or objects -> its cells with all columns of ``obs`` that they have in common."""
@@ -74,7 +69,6 @@ def _pieces(collection: Any, layer: str | None) -> Iterator[Piece]:
         if isinstance(collection.obs, pd.DataFrame):  # has a label of the objects that they do not have themselves
             obs |= {key: collection.obs[key].to_numpy()[rows] for key in collection.obs.columns.difference(list(obs))}
         counts = part.X if layer is None else part.layers[layer]
-        counts = as_csr(
-            counts if sp.issparse(counts) else np.asarray(counts)
-        )  # the user may have it converted to tensors
-        yield counts, pd.DataFrame(obs, index=pd.Index(part.obs_names).astype(str))
+        if not sp.issparse(counts):
+            counts = np.asarray(counts)  # the user may have it converted to tensors
+        yield as_csr(counts), pd.DataFrame(obs, index=pd.Index(part.obs_names).astype(str))

@@ -37,7 +37,7 @@ def data_module_in_one_file(data_module: Any, *, unlabeled_category: str) -> Ite
     assert registry is not None
     fields = {key: field["state_registry"] for key, field in registry["field_registries"].items()}
     genes = fields[REGISTRY_KEYS.X_KEY]["column_names"]
-    n_obs = int(data_module.registry["field_registries"][REGISTRY_KEYS.X_KEY]["summary_stats"]["n_cells"])
+    n_obs = int(registry["field_registries"][REGISTRY_KEYS.X_KEY]["summary_stats"]["n_cells"])
     minibatches = chain(training_minibatches(data_module), validation_minibatches(data_module))
     # Minibatches are small, and a file is written faster in large pieces.
     pieces = _larger(_piece(minibatch, fields, registry["setup_args"], unlabeled_category) for minibatch in minibatches)

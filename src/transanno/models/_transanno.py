@@ -17,6 +17,7 @@ from scvi.utils import setup_anndata_dsp
 
 from transanno._constants import KEY_ADDED, UNLABELED_CATEGORY
 from transanno.checks._arguments import check_adata, check_training, one_column
+from transanno.checks._data import check_types
 from transanno.data._find_names import find_names
 from transanno.data._match_genes import match_genes, missing_genes
 from transanno.evidence._explained import check_explanation
@@ -105,12 +106,7 @@ class TransAnno(TransAnnoBase, ArchesMixin):
     ) -> None:
         super().__init__(adata, registry)
         classes = self.labels
-        if len(classes) < 2:
-            raise ValueError(
-                f"The reference has {len(classes)} cell type{'' if len(classes) == 1 else 's'}"
-                f"{': ' + repr(str(classes[0])) if len(classes) else ' (every cell is unlabeled)'}. A classifier needs "
-                "at least two types with labeled cells; check `labels_key` and `unlabeled_category`."
-            )
+        check_types(classes)
         own: Any = drop_scanvi_arguments("__init__", architecture)
         self._build_module(own, n_labels=len(classes) + 1, summary=f", cell types: {len(classes)}")
         self.query_trains_ = {"unfrozen": False, "classifier": False}

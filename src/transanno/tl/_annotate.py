@@ -128,12 +128,12 @@ def annotate(
                 f"key_added={key_added!r} is the column that {argument} names, which the predictions would replace. Name another "
                 "column."
             )
+    has_bar = bool(train_kwargs.get(_BAR, True))
     asked = Asked(refine=refine, unassigned_threshold=unassigned_threshold, fdr=fdr)
     with telling_once():
         if model is None:
             if labels_key is None:
                 raise ValueError("labels_key is missing: name the column of reference.obs that holds the cell types.")
-            has_bar = bool(train_kwargs.get(_BAR, True))
             with as_one_object(
                 reference, layer=layer, name="reference", unlabeled_category=unlabeled_category, has_bar=has_bar
             ) as reference:
@@ -156,7 +156,7 @@ def annotate(
         elif train_kwargs.keys() - {_BAR} or pretrained is not None:
             unused = [*(train_kwargs.keys() - {_BAR}), *(["pretrained"] if pretrained is not None else [])]
             raise TypeError(f"{', '.join(unused)} only concern training, but model= is trained. Leave them out.")
-        with bars(bool(train_kwargs.get(_BAR, True))):
+        with bars(has_bar):
             query_model, predictions = map_and_predict(
                 query, model, asked, layer=layer, seed=seed, accelerator=accelerator
             )

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from transanno._constants import UNLABELED_CATEGORY
+from transanno.checks._data import is_collection
 from transanno.checks._progress import bars
-from transanno.data._pieces import collection_in_one_file, is_collection
+from transanno.data._pieces import collection_in_one_file
 from transanno.models._datamodule import data_module_in_one_file, is_data_module
 
 

@@ -12,14 +12,16 @@ Minibatch = dict[str, torch.Tensor]
 
 def training_minibatches(data_module: Any) -> Iterator[Minibatch]:
     """Minibatches of a Lightning data module as it hands them on: those of scvi-tools make tensors of them only then."""
-    for minibatch in data_module.train_dataloader():
-        yield data_module.on_before_batch_transfer(minibatch, 0)
+    return _handed_on(data_module, data_module.train_dataloader())
 
 
 def validation_minibatches(data_module: Any) -> Iterator[Minibatch]:
     """The same of its validation cells; none if it holds none out."""
-    for minibatch in data_module.val_dataloader() or ():
-        yield data_module.on_before_batch_transfer(minibatch, 0)
+    return _handed_on(data_module, data_module.val_dataloader() or ())
+
+
+def _handed_on(data_module: Any, minibatches: Iterable[Any]) -> Iterator[Minibatch]:
+    return (data_module.on_before_batch_transfer(minibatch, 0) for minibatch in minibatches)
 
 
 def first_rows(minibatches: Iterable[Minibatch], n_obs: int, *keys: str) -> Minibatch:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from transanno._constants import UNLABELED_CATEGORY
-from transanno.checks._data import check_obs_column, check_unique_genes
+from transanno.checks._data import check_obs_column, check_types, check_unique_genes
 from transanno.data._labels import as_strings
 from transanno.data._no_label import no_label_text
 from transanno.pp._check._report import Finding
@@ -46,16 +46,10 @@ def label_findings(reference: AnnData, labels_key: str) -> list[Finding]:
     """-> whether there are types to tell apart, and whether labels are none."""
     check_obs_column(reference, labels_key, argument="labels_key", name="reference")
     labels = as_strings(reference.obs[labels_key], missing=UNLABELED_CATEGORY)
-    types = sorted(set(labels) - {UNLABELED_CATEGORY})
     text = no_label_text(labels, UNLABELED_CATEGORY, where=f"obs[{labels_key!r}]")
     findings = [Finding("labels", "warning", text)] if text else []
-    return findings if len(types) > 1 else [Finding("labels", "error", _too_few(types)), *findings]
-
-
-def _too_few(types: list[str]) -> str:
-    """The words of TransAnno, which takes torch to import."""
-    return (
-        f"The reference has {len(types)} cell type{'' if len(types) == 1 else 's'}"
-        f"{': ' + repr(types[0]) if types else ' (every cell is unlabeled)'}. A classifier needs at least two types with labeled "
-        "cells; check `labels_key` and `unlabeled_category`."
-    )
+    try:
+        check_types(sorted(set(labels) - {UNLABELED_CATEGORY}))
+    except ValueError as error:
+        return [Finding("labels", "error", str(error)), *findings]
+    return findings

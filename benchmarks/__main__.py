@@ -12,7 +12,6 @@ BENCHMARKS = {
     "processes": "accuracy and time of models that two processes trained, against one",
     "memory": "peak memory of training on 30,000 and 100,000 cells, in memory and on disk",
     "accuracy": "tasks × methods × seeds, against linear models, CellTypist and scANVI; cached cell by cell",
-    "pairs": "accuracy on reference -> query pairs, against nearest neighbors and logistic regression",
     "ablation": "what each part of the default model is worth, over many tasks",
     "pretraining": "what pretraining on the data at hand, on other studies of the organ and on all others is worth",
     "masked": "masked-expression pretraining, against always guessing each gene's commonest bin",

@@ -49,6 +49,14 @@ def _reproducible() -> None:
     _start_afresh()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _short_epochs() -> Iterator[None]:
+    """Few episodes in an epoch: most tests need a model that was trained, and not one that learned much."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transanno.training._episodes._MIN_EPISODES", 6)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_figure_stays_open() -> Iterator[None]:
     yield

@@ -212,11 +212,6 @@ class TestImports:
             """
         )
 
-    def test_import_works_beside_jax(self):
-        """Conformance 53: jax alone; it is optax beside it that breaks scvi-tools 1.4.2."""
-        pytest.importorskip("jax", reason="jax, the extra 'jax', is not installed")
-        run("import jax; from transanno import TransAnno; assert TransAnno")
-
     def test_unknown_name(self):
         with pytest.raises(AttributeError, match="no attribute 'TransAnnoNet'"):
             transanno.TransAnnoNet

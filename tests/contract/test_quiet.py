@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -15,15 +16,21 @@ from transanno import TransAnno, TransAnnoWarning, tl
 SESSION = """
 import logging, sys, warnings
 import anndata as ad
+import torch
 import transanno
+from threadpoolctl import threadpool_info
 
 def settings():
     names = [None, "scvi", "lightning.pytorch", "lightning.fabric", "transanno"]
     return warnings.filters[:], warnings.showwarning, [logging.getLogger(name).level for name in names]
 
+def threads():
+    return {each["filepath"]: each["num_threads"] for each in threadpool_info()} | {"torch": torch.get_num_threads()}
+
 reference, query = ad.read_h5ad("reference.h5ad"), ad.read_h5ad("query.h5ad")
 transanno.TransAnno  # what it loads changes settings of its own
-before = settings()
+before, threads_before = settings(), threads()
+assert threads_before["torch"] == 1
 options = {"batch_key": "batch", "max_epochs": 2, "accelerator": "cpu"}
 model = transanno.tl.annotate(query, reference, labels_key="cell_type", **options)
 model.save("model")
@@ -33,13 +40,18 @@ query_model = transanno.TransAnno.load_query_data(query, "model")
 query_model.train(1, accelerator="cpu", enable_progress_bar=False)
 query_model.predict(refine=True)
 assert settings() == before
+assert threads_before.items() <= threads().items()  # numba sets them when it first runs something
 """
 
 
-def test_a_session_prints_its_bars_and_nothing_else(make_adata, tmp_path) -> None:
+def test_a_session_prints_its_bars_and_leaves_settings_and_threads(make_adata, tmp_path) -> None:
     make_adata(307).write_h5ad(tmp_path / "reference.h5ad")
     make_adata(61, seed=1, batches=("batch3",)).write_h5ad(tmp_path / "query.h5ad")
-    run = subprocess.run([sys.executable, "-c", SESSION], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
+    run = subprocess.run(
+        [sys.executable, "-c", SESSION], capture_output=True, text=True, cwd=tmp_path, timeout=300,
+        env=environment | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     lines = [line for line in run.stdout.replace("\r", "\n").splitlines() if line]

@@ -28,14 +28,12 @@ def test_training_restores_the_threads(reference, small, fast):
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("by", ["environment", "torch"])
-def test_annotating_leaves_the_threads_of_the_session(by, tmp_path):
-    """In a process of its own: numba sets them when it first runs something."""
-    code = f"""
+def test_annotating_leaves_the_threads_that_torch_was_given(tmp_path):
+    """In a process of its own: numba sets them when it first runs something. Those of the environment: test_quiet.py."""
+    code = """
 import torch, transanno
 from threadpoolctl import threadpool_info
-if {by == "torch"}:
-    torch.set_num_threads(1)
+torch.set_num_threads(1)
 from transanno.data._demo import load_demo
 reference, query = load_demo()
 before = torch.get_num_threads(), [(each["filepath"], each["num_threads"]) for each in threadpool_info()]
@@ -47,12 +45,12 @@ class Look(__import__("lightning.pytorch").pytorch.Callback):
 transanno.tl.annotate(query, reference, labels_key="cell_type", max_epochs=1, n_top_genes=100, calibrate=False,
                       accelerator="cpu", enable_progress_bar=False, callbacks=[Look()])
 assert seen == [1], seen
-after = {{each["filepath"]: each["num_threads"] for each in threadpool_info()}}
+after = {each["filepath"]: each["num_threads"] for each in threadpool_info()}
 assert torch.get_num_threads() == 1
 assert all(after[path] == number for path, number in before[1]), (before[1], after)
 """
     environment = {name: value for name, value in os.environ.items() if name != "NUMBA_NUM_THREADS"}
-    environment |= {"OMP_NUM_THREADS": "1" if by == "environment" else "2"}
+    environment |= {"OMP_NUM_THREADS": "2"}
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300, check=False,
         env=environment, cwd=tmp_path,

@@ -269,8 +269,8 @@ GENES: dict[str, Damage] = {
     "numbers": names(lambda old, rng: [str(i) for i in range(len(old))]),
     "unicode": names(lambda old, rng: [f"{name}α\u200b🧬" if i % 2 else name for i, name in enumerate(old)]),
     "empty names": names(lambda old, rng: ["" if i % 5 == 0 else name for i, name in enumerate(old)]),
-    "very long names": names(lambda old, rng: [name * 3000 if i % 3 == 0 else name for i, name in enumerate(old)]),
-    "only very long names": names(lambda old, rng: [name * 3000 for name in old]),
+    "very long names": names(lambda old, rng: [name * 300 if i % 3 == 0 else name for i, name in enumerate(old)]),
+    "only very long names": names(lambda old, rng: [name * 300 for name in old]),
     "NaN among names": names(lambda old, rng: ["nan", *old[1:]]),
     "new lines in names": names(lambda old, rng: [f"{name}\n" if i % 2 else name for i, name in enumerate(old)]),
     "types with gaps": column(

@@ -235,3 +235,12 @@ class TestBadValues:
         TransAnno.load_query_data(query, model, accelerator="cpu")
         assert pp.check(query, model).severity == "warning"
         assert not pp.check(query).is_usable
+
+
+def test_a_scaled_reference_is_refused_before_anything_is_computed_from_it(reference, query, fast):
+    x = reference.X.toarray()
+    reference.X = (x - x.mean(axis=0)) / (1 + x.std(axis=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # of logarithms of negative numbers
+        with pytest.raises(ValueError, match="looks scaled"):
+            tl.annotate(query, reference, labels_key="cell_type", **fast)

@@ -80,7 +80,7 @@ def checked_blocks(
     check = _Check(name, counts.shape, genes, cure)
     for block in counts.blocks():
         check.add(block)
-        if not check.n_not_finite:  # nothing can be computed from these
+        if not check.n_not_finite and not check.n_negative:  # nothing can be computed from these
             yield block
     stats = check.conclude()
     if scale is not None and scale.kind == "counts" and stats.n_fractional:

@@ -61,6 +61,7 @@ class MatrixCounts:
             # the rows of a CSC file lie all over it
             matrix = matrix.compute() if is_lazy(matrix) else matrix.to_memory()
         matrix = readable(matrix)
+        check_indices(matrix)
         return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
 
     def rows(self, positions: np.ndarray) -> sp.csr_matrix:
@@ -82,7 +83,10 @@ class MatrixCounts:
 
 def _read(matrix: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     block = matrix[rows]
-    return as_csr(block.compute() if is_lazy(block) else block)
+    block = block.compute() if is_lazy(block) else block
+    if not sp.issparse(matrix):  # whose indices were checked as a whole
+        check_indices(block)
+    return as_csr(block)
 
 
 def _format(matrix: Any) -> str | None:
@@ -128,6 +132,25 @@ def readable(matrix: Any) -> Any:
         return matrix
     dtype = np.float32 if matrix.dtype == np.float16 else matrix.dtype.newbyteorder("=")
     return type(matrix)((matrix.data.astype(dtype), matrix.indices, matrix.indptr), matrix.shape)
+
+
+def check_indices(matrix: Any) -> None:
+    """Raise ``ValueError`` if the index arrays of a CSR or CSC matrix point outside of it, where scipy would read: Python dies of that."""
+    if not sp.issparse(matrix) or matrix.format not in ("csr", "csc"):
+        return
+    n_inner, starts = matrix.shape[matrix.format == "csr"], matrix.indptr
+    n_stored = min(len(matrix.indices), len(matrix.data))
+    is_in_order = starts[0] == 0 and starts[-1] <= n_stored and (starts[1:] >= starts[:-1]).all()
+    used = matrix.indices[: starts[-1]] if is_in_order else matrix.indices
+    if is_in_order and (used.size == 0 or (used.min() >= 0 and used.max() < n_inner)):
+        return
+    what = f"indices go from {used.min()} to {used.max()} where 0 to {n_inner - 1} are there" if is_in_order else (
+        f"indptr does not rise from 0 to at most {n_stored}"
+    )  # fmt: skip
+    raise ValueError(
+        f"A sparse matrix ({matrix.format.upper()}, {matrix.shape[0]} x {matrix.shape[1]}) is damaged: {what}. Read it again "
+        "from where it came from, or make it again with scipy.sparse.csr_matrix; arrays that were changed in place cannot be repaired."
+    )
 
 
 def as_csr(block: Any) -> sp.csr_matrix:

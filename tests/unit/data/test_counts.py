@@ -103,6 +103,38 @@ def test_dense_half_precision_and_other_byte_orders_are_read(values, tmp_path):
                 np.testing.assert_array_equal(in_memory(MatrixCounts(matrix)).matrix.toarray(), expected)
 
 
+class TestDamaged:
+    """scipy reads where the arrays point, and Python ends."""
+
+    @pytest.mark.parametrize("kind", [sp.csr_matrix, sp.csc_matrix, sp.csr_array])
+    @pytest.mark.parametrize(
+        ("name", "position", "value", "what"),
+        [
+            ("indices", 3, 10**6, "indices go from 0 to 1000000"),
+            ("indices", 3, -5, "indices go from -5"),
+            ("indptr", 5, 10**8, "indptr does not rise"),
+            ("indptr", 5, 0, "indptr does not rise"),
+            ("indptr", -1, 10**8, "indptr does not rise from 0 to at most"),
+            ("indptr", 0, 2, "indptr does not rise"),
+        ],
+    )
+    def test_arrays_that_point_outside_are_refused(self, kind, name, position, value, what, values):
+        matrix = kind(values)
+        getattr(matrix, name)[position] = value
+        for read in (lambda counts: counts.rows(np.arange(9)), lambda counts: list(counts.blocks())):
+            with pytest.raises(ValueError, match=f"is damaged: {what}.* Read it again"):
+                read(MatrixCounts(matrix))
+
+    def test_a_file_is_checked_as_it_is_read(self, values, tmp_path):
+        ad.AnnData(sp.csr_matrix(values)).write_h5ad(tmp_path / "counts.h5ad")
+        with h5py.File(tmp_path / "counts.h5ad", "r+") as file:
+            file["X/indices"][3] = 10**6
+        backed = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
+        with pytest.raises(ValueError, match="is damaged: indices go from 0 to 1000000"):
+            list(MatrixCounts(backed.X).blocks())
+        backed.file.close()
+
+
 def test_no_cells_are_no_rows():
     found = in_memory(MatrixCounts(np.zeros((0, N_VARS), np.float32))).matrix
     assert found.shape == (0, N_VARS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass
 from scvi.train import TrainRunner, merge_kwargs
 
-from transanno._constants import OTHER_GENES
+from transanno._constants import JUDGED_KEY, OTHER_GENES
 from transanno.checks._data import did_you_mean
 from transanno.checks._quiet import calm_libraries
 from transanno.data._batches import encode_batches
@@ -76,6 +77,7 @@ class TransAnnoBase(BaseModelClass):
         super().__init__(adata, as_anndata_registry(registry, type(self).__name__, has_labels=has_labels))
         if adata is not None:
             self._validate_anndata(adata)  # another model may have been set up on it since
+        weakref.finalize(self, _let_go, type(self), self.id).atexit = False
 
     def _build_module(self, architecture: Architecture, *, n_labels: int = 0, summary: str = "") -> None:
         """Make the module, and remember its architecture with the defaults that it filled in."""
@@ -422,6 +424,13 @@ class TransAnnoBase(BaseModelClass):
             f"{cls.__name__} models were never saved in the format of scvi-tools before 0.15, and its files are pickles, "
             "which can run code when they are opened. Load the folder with load()."
         )
+
+
+def _let_go(cls: type[TransAnnoBase], model_id: str) -> None:
+    """Forget the cells of a model that is gone, but for what the user registered: scvi-tools keeps all for as long as Python runs."""
+    for uuid, manager in cls._per_instance_manager_store.pop(model_id, {}).items():
+        if JUDGED_KEY in manager.adata.uns:  # a copy of counts that we made
+            cls._setup_adata_manager_store.pop(uuid, None)
 
 
 @contextmanager

@@ -41,6 +41,17 @@ def test_types_keep_their_colors(colored, query, fast, tmp_path):
     assert colors_on(other, "again").items() <= COLORS.items()
 
 
+def test_a_vote_has_the_colors_of_the_calls(query):
+    query.obs["leiden"] = np.where(np.arange(query.n_obs) < 30, "0", "1")
+    query.obs["transanno"] = pd.Categorical(np.where(np.arange(query.n_obs) < 33, "T cell", "B cell"))
+    query.obs["transanno_confidence"] = 0.5
+    tl.vote(query)
+    assert "transanno_vote_colors" not in query.uns
+    query.uns["transanno_colors"] = [COLORS["B cell"], COLORS["T cell"]]
+    tl.vote(query)
+    assert colors_on(query, "transanno_vote") == {"B cell": COLORS["B cell"], "T cell": COLORS["T cell"]}
+
+
 def test_models_of_scvi_tools_carry_them_too(colored, query, fast):
     TransAnno.setup_anndata(colored, labels_key="cell_type")
     del colored.uns["cell_type_colors"]

@@ -9,6 +9,7 @@ from mudata import MuData
 
 from transanno._constants import CONFIDENCE_SUFFIX, KEY_ADDED, NOVEL_CATEGORY, UNASSIGNED_CATEGORY
 from transanno.checks._data import Message, check_interval, check_obs_column
+from transanno.data._colors import read_colors, write_colors
 from transanno.data._labels import as_strings
 from transanno.predictions._result import write_obs
 
@@ -48,7 +49,7 @@ def vote(
     Parameters
     ----------
     adata
-        Annotated cells. Only the two columns below are written.
+        Annotated cells. Nothing but what is listed below is written.
     groupby
         Column of ``obs`` with clusters; fine ones are safer than coarse ones.
     key
@@ -70,6 +71,8 @@ def vote(
     ``obs[key_added + "_fraction"]``
         Share of the cells of the group whose own call is the label of the group, in [0, 1]: how far they agree. NaN
         for cells without a group.
+    ``uns[key_added + "_colors"]``
+        The colors of the types in ``uns[key + "_colors"]``, if there are any.
 
     Raises
     ------
@@ -113,7 +116,9 @@ def vote(
     known = as_strings(column.cat.categories.to_series(), missing="") if is_categorical else sorted(present)
     categories = pd.Index([name for name in known if name in present], dtype=object)
     labels = pd.Categorical.from_codes(categories.get_indexer(voted), categories=categories)
+    colors, colors_before = read_colors(adata, key), read_colors(adata, key_added)
     write_obs(adata, {key_added: labels, f"{key_added}{_FRACTION_SUFFIX}": fraction})
+    write_colors(adata, key_added, categories.tolist(), colors, colors_before)
     columns = ["label", "fraction", "n_cells", "n_changed", "n_kept"]
     table = pd.DataFrame.from_dict(summary, orient="index", columns=columns).rename_axis(groupby)
     given = adata.obs[groupby].dtype

@@ -20,6 +20,7 @@ import scvi
 import torch
 
 from transanno import TransAnno, TransAnnoPretrain
+from transanno.training import _episodes
 
 # The same examples in every run; `--hypothesis-profile=default` looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -30,6 +31,7 @@ N_OBS, N_QUERY, N_VARS = 97, 61, 53
 GENES = [f"GENE{i:02d}" for i in range(N_VARS)]
 TYPES = ["B cell", "NK cell", "T cell"]
 BATCHES = ["batch1", "batch2", "batch3", "batch4"]
+MIN_EPISODES = _episodes._MIN_EPISODES
 SMALL = {"n_hidden": 16, "n_latent": 22, "n_networks": 2, "n_layers": 1, "n_heads": 2}
 FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_bar": False}
 
@@ -53,7 +55,15 @@ def _reproducible() -> None:
 def _short_epochs() -> Iterator[None]:
     """Few episodes in an epoch: most tests need a model that was trained, and not one that learned much."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transanno.training._episodes._MIN_EPISODES", 6)
+        patch.setattr(_episodes, "_MIN_EPISODES", 6)
+        yield
+
+
+@pytest.fixture(scope="class")
+def whole_epochs() -> Iterator[None]:
+    """As many episodes in an epoch as users have."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_episodes, "_MIN_EPISODES", MIN_EPISODES)
         yield
 
 

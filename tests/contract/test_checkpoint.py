@@ -137,7 +137,7 @@ class TestModel:
 
     def test_query_learns_from_its_labels_if_asked_to(self, model, query, fast):
         query_model = TransAnno.load_query_data(query, model, unfrozen=True)
-        query_model.train(2, plan_kwargs={"lr": 1e-3}, **fast)
+        query_model.train(8, plan_kwargs={"lr": 1e-3}, **fast)
         accuracy = (query_model.predict() == query.obs["cell_type"]).mean()
         assert accuracy > (model.predict(query, key_added=None) == query.obs["cell_type"]).mean() + 0.1
 

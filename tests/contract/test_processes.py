@@ -144,6 +144,7 @@ def test_all_hold_out_the_same_cells_and_the_first_writes_the_history(ranks):
     assert np.isfinite(ranks[0]["history"]).all()
 
 
+@pytest.mark.usefixtures("whole_epochs")
 def test_the_model_predicts_as_well_as_one_of_a_single_process(ranks, make_adata):
     reference, query = make_adata(331, seed=5), make_adata(211, seed=6)
     alone = tl.fit_reference(

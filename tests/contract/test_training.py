@@ -182,6 +182,7 @@ class TestCallbacks:
 
 
 class TestEpisodes:
+    @pytest.mark.usefixtures("whole_epochs")
     def test_every_minibatch_is_one(self, new_model, reference, fast):
         """25 minibatches, each of another composition, and no fewer cells in the last."""
         sizes, shares = [], []
@@ -366,6 +367,7 @@ class TestArguments:
         assert np.isfinite(new_model.predict(soft=True, key_added=None).to_numpy()).all()
         assert all(parameter.dtype == torch.float32 for parameter in new_model.module.parameters())
 
+    @pytest.mark.usefixtures("whole_epochs")
     def test_default_number_of_epochs(self, new_model, monkeypatch, fast):
         seen = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,7 @@ def test_oversampled_epochs_are_balanced_and_complete(codes, batch_size, drop_la
         assert set(cells) == set(range(len(codes)))
 
 
+@pytest.mark.usefixtures("whole_epochs")
 @given(codes, st.integers(1, 70), st.sampled_from([None, 1, 5]))
 def test_episodes_are_whole_and_of_labeled_cells(codes, batch_size, limit):
     sampler = EpisodeSampler(codes, batch_size=batch_size, n_samples_per_label=limit)

@@ -8,6 +8,8 @@ import torch
 
 from transanno.training._episodes import EpisodeSampler
 
+pytestmark = pytest.mark.usefixtures("whole_epochs")
+
 # 61 cells of type 0, 13 of type 1, 3 of type 2, 7 of type 5, 2 of type 7, 29 without label, mixed.
 N_PER_CODE = {0: 61, 1: 13, 2: 3, 5: 7, 7: 2, -1: 29}
 CODES = np.random.default_rng(0).permutation(np.repeat(list(N_PER_CODE), list(N_PER_CODE.values())))

@@ -50,6 +50,7 @@ def test_several_without_a_seed_are_an_error(monkeypatch):
         count_processes("cpu", 2, None, {})
 
 
+@pytest.mark.usefixtures("whole_epochs")
 def test_processes_whose_generators_differ_draw_the_same():
     sent = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tests.one_thread  # noqa: F401 - before what it is about is loaded
+
+# isort: split
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext

@@ -27,11 +27,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.tutorials
-def test_runs(notebook, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        monkeypatch.setenv(
-            name, "1"
-        )  # others run side by side, and threads that wait for a core take that of the others
+def test_runs(notebook):
     if missing := [name for name in files_of(notebook) if not (DATA / name).exists()]:
         pytest.skip(f"{', '.join(missing)} not in the folder that TRANSANNO_DATA names")
     if "import jax" in str(notebook.cells) and find_spec("jax") is None:

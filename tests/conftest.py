@@ -41,7 +41,7 @@ FAST = {"accelerator": "cpu", "devices": 1, "batch_size": 32, "enable_progress_b
 
 def _start_afresh() -> None:
     """One seed, and one thread: matrices this small are slower with more, ten times so on a busy machine."""
-    torch.set_num_threads(1)  # again and again, since numba, which scanpy uses, raises the number
+    torch.set_num_threads(1)  # again and again, since some tests set another number
     if scvi.settings.seed != 0:  # only then, since it adds to an environment variable whenever it is set
         scvi.settings.seed = 0  # which decides how cells are split
     torch.manual_seed(0)

@@ -32,6 +32,12 @@ def test_copies_of_ours_go_with_their_models(make_adata, fast):
     assert [each() for each in seen] == [None, None]
 
 
+def test_no_fold_stays(make_adata, fast):
+    reference, before = make_adata(307), n_managers()
+    tl.cross_validate(reference, "cell_type", n_splits=3, max_epochs=1, **fast)
+    assert n_managers() == before
+
+
 def test_what_the_user_registered_stays_registered(reference, small, fast):
     TransAnno.setup_anndata(reference, "cell_type")
     model = TransAnno(reference, **small)

@@ -61,7 +61,7 @@ class MatrixCounts:
             # the rows of a CSC file lie all over it
             matrix = matrix.compute() if is_lazy(matrix) else matrix.to_memory()
         matrix = readable(matrix)
-        check_indices(matrix)
+        _check_indices(matrix)
         return matrix.tocsr() if sp.issparse(matrix) and matrix.format != "csr" else matrix
 
     def rows(self, positions: np.ndarray) -> sp.csr_matrix:
@@ -85,7 +85,7 @@ def _read(matrix: Any, rows: slice | np.ndarray) -> sp.csr_matrix:
     block = matrix[rows]
     block = block.compute() if is_lazy(block) else block
     if not sp.issparse(matrix):  # whose indices were checked as a whole
-        check_indices(block)
+        _check_indices(block)
     return as_csr(block)
 
 
@@ -134,19 +134,19 @@ def readable(matrix: Any) -> Any:
     return type(matrix)((matrix.data.astype(dtype), matrix.indices, matrix.indptr), matrix.shape)
 
 
-def check_indices(matrix: Any) -> None:
+def _check_indices(matrix: Any) -> None:
     """Raise ``ValueError`` if the index arrays of a CSR or CSC matrix point outside of it, where scipy would read: Python dies of that."""
     if not sp.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
     n_inner, starts = matrix.shape[matrix.format == "csr"], matrix.indptr
     n_stored = min(len(matrix.indices), len(matrix.data))
-    is_in_order = starts[0] == 0 and starts[-1] <= n_stored and (starts[1:] >= starts[:-1]).all()
-    used = matrix.indices[: starts[-1]] if is_in_order else matrix.indices
-    if is_in_order and (used.size == 0 or (used.min() >= 0 and used.max() < n_inner)):
-        return
-    what = f"indices go from {used.min()} to {used.max()} where 0 to {n_inner - 1} are there" if is_in_order else (
-        f"indptr does not rise from 0 to at most {n_stored}"
-    )  # fmt: skip
+    if starts[0] != 0 or starts[-1] > n_stored or (starts[1:] < starts[:-1]).any():
+        what = f"indptr does not rise from 0 to at most {n_stored}"
+    else:
+        used = matrix.indices[: starts[-1]]
+        if used.size == 0 or (used.min() >= 0 and used.max() < n_inner):
+            return
+        what = f"indices go from {used.min()} to {used.max()} where 0 to {n_inner - 1} are there"
     raise ValueError(
         f"A sparse matrix ({matrix.format.upper()}, {matrix.shape[0]} x {matrix.shape[1]}) is damaged: {what}. Read it again "
         "from where it came from, or make it again with scipy.sparse.csr_matrix; arrays that were changed in place cannot be repaired."

@@ -186,10 +186,7 @@ def _predict_held_out(
     del test.obs[labels_key]
     model = fit_reference(train, labels_key, seed=seed, **fit_kwargs)
     accelerator = fit_kwargs.get("accelerator", "auto")
-    query_model, predictions = map_and_predict(test, model, asked, seed=seed, accelerator=accelerator)
-    for used in (model, query_model):  # scvi-tools would keep the cells of all folds in memory
-        used.deregister_manager(used.adata)
-    return predictions
+    return map_and_predict(test, model, asked, seed=seed, accelerator=accelerator)[1]
 
 
 def _as_columns(found: pd.DataFrame, positions: np.ndarray, obs_names: pd.Index, folds: list[str]) -> pd.DataFrame:

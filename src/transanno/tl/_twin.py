@@ -53,7 +53,6 @@ def calibrate_by_twin(
     model.calibration_ = twin.calibration_
     if twin.calibration_ is not None:
         fit_novelty_space(model, np.arange(len(batch)))
-    twin.deregister_manager(twin.adata)  # scvi-tools would keep its cells in memory
 
 
 def can_have_twin(model: TransAnno) -> bool:
